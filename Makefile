@@ -1,0 +1,50 @@
+# make help lists every target. Everything runs from this folder; what needs root asks sudo for it.
+PYTHON ?= python3
+BIN := .venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli git:/usr/bin/git openssh-client:/usr/bin/ssh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test-fast test-hosts test demo demo-info demo-down bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.complete ## the controller: .venv with Salt and the test tools
+
+.venv/.complete: pyproject.toml constraints.txt
+	@missing=; for pair in $(APT); do test -e "$${pair#*:}" || missing="$$missing $${pair%%:*}"; done; \
+	if test -n "$$missing"; then echo "Installing$$missing"; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq --no-install-recommends $$missing >/dev/null; fi
+	@echo "Installing Salt into .venv"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@mkdir -p .salt && touch $@
+
+lint: setup ## ruff, and the house rules that a program can check
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/pytest -q tests/lint
+
+test-fast: setup ## all tests that need no host, about a minute
+	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
+
+test-hosts: setup ## the tests on real systemd hosts, as root
+	@$(SUDO) $(BIN)/pytest -q tests/hosts
+
+test: lint test-fast test-hosts ## all tests
+
+demo: setup ## a bare host becomes a healthy HTTPS site; it stays up until demo-down
+	@$(SUDO) $(BIN)/python -m lab.demo up
+
+demo-info: ## how to reach the demo host, as JSON
+	@$(SUDO) $(BIN)/python -m lab.demo info
+
+demo-down: ## remove the demo host
+	@$(SUDO) $(BIN)/python -m lab.demo down
+
+bench: setup ## measurements as JSON lines: min, median, max of 3
+	@$(SUDO) $(BIN)/python -m lab.bench
+
+clean: ## remove .venv and Salt's caches
+	rm -rf .venv .salt

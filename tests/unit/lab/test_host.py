@@ -1,0 +1,43 @@
+import pytest
+
+from lab import LabError, cli, host
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "HOSTS", tmp_path / "hosts")
+    monkeypatch.setattr(host.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+
+class TestName:
+    @pytest.mark.parametrize("name", ["a", "web1", "blue-green", "a" * 32])
+    def test_good(self, name):
+        assert host.check_name(name) == name
+
+    @pytest.mark.parametrize("name", ["", "-a", "a-", "Web", "a_b", "a.b", "../a", "a" * 33, "a\n"])
+    def test_bad(self, name):
+        with pytest.raises(LabError, match="cannot be a host's"):
+            host.check_name(name)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "words, sentence",
+        [
+            (["info", "nobody"], "Host nobody does not exist. Try: python -m lab list"),
+            (["exec", "nobody", "--", "true"], "Host nobody does not exist. Try: python -m lab list"),
+            (["exec", "nobody"], "No command given. Try: python -m lab exec nobody -- uptime"),
+            (["down"], "Name the hosts, or all of them. Try: python -m lab down --all"),
+            (["down", "nobody", "--all"], "Name the hosts, or all of them. Try: python -m lab down --all"),
+            (["up", "a", "--release", "11"], "Release 11 is not known. Try one of: bookworm (12), trixie (13)"),
+        ],
+    )
+    def test_one_sentence(self, empty, capsys, words, sentence):
+        assert cli.main(words) == 1
+        assert capsys.readouterr().err.strip() == sentence
+
+    def test_without_root(self, monkeypatch):
+        monkeypatch.setattr(host.os, "geteuid", lambda: 1000)
+        with pytest.raises(LabError, match="needs root"):
+            host.Lab()

@@ -1,0 +1,38 @@
+#!yaml
+# The pillar of one host, with every key there is. Copy it to pillar/hosts/<id>.sls, where <id> is the host's name in
+# config/roster with underscores for dots (web1.example.net: pillar/hosts/web1_example_net.sls), and edit it there.
+# git ignores those copies. See what a host gets, or what is wrong with it: salt-run pillar.show_pillar web1
+#
+# The first line turns Jinja off, so that a password may hold {{ or {%. To keep secrets encrypted in the file, make it
+# `#!yaml|gpg` and write them as PGP messages (Salt's gpg renderer; the private key stays on the controller).
+
+redis:                          # required on every host: no key turns it off
+  maxmemory: 256mb              # mb or gb, at least 16mb; without it, derived from the host's memory
+
+sites:                          # `sites: {}` for a host without any
+  acme-kitchens:                # the slug, also in user, unit and database names: at most 28 of a-z, 0-9 and -
+
+    # Required
+    domains: [acme.example, www.acme.example]     # the main one first; each belongs to one site
+    repo: https://git.example/acme.git            # any git URL or absolute path that the host can read
+    ref: v1.4.2                 # tag, branch or commit; a deploy releases exactly this. Quote a number: "1.10"
+    project: acme_kitchens      # the package with wsgi.py and, if any, celery.py
+    redis: {cache: 0, broker: 1}                  # databases, 0 to 63, each used once on the host
+
+    # What follows shows the defaults, except where it says otherwise
+    settings: acme_kitchens.settings.production   # default: <project>.settings.production
+    workers: 3                  # gunicorn's processes, 1 to 64
+    celery:
+      worker: false             # true: run a Celery worker
+      beat: false               # true: run the scheduler as well; needs the worker
+      concurrency: 2            # the worker's processes, 1 to 64
+    directory: .                # where manage.py lies in the repository
+    requirements: requirements.txt                # from the root of the repository
+    packages: [libmagic1]       # what the site needs from the distribution; default: none
+    health: /health/            # the path that answers how the site is
+    tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
+    env:                        # further environment variables; default: none. Quote what must keep its form: "0755"
+      EMAIL_HOST: smtp.example
+    secrets:                    # as env, for what nobody may read; default: none
+      SENTRY_DSN: https://public-key@sentry.example/1
+      # DJANGO_SECRET_KEY: made on the host when it is absent here

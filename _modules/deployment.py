@@ -1,0 +1,136 @@
+"""
+What an orchestration is about to do, decided on the controller from the roster and the pillar alone: which
+hosts, which sites, and every reason to refuse, before the first connection.
+"""
+
+import atexit
+import getpass
+import logging
+import os
+import socket
+
+import salt.cache
+import salt.pillar
+import salt.roster
+import salt.utils.event
+import salt.utils.minions
+
+# What `pillar='{…}'` of an orchestration may say.
+_ASKED = {
+    "deploy": {"target": str, "site": str, "ref": str, "wait": int},
+    "rollback": {"target": str, "site": str, "release": str, "wait": int},
+}
+
+
+def __virtual__():
+    # An option that only a controller's configuration has.
+    return "ext_pillar" in __opts__ or (False, "it plans on the controller")
+
+
+def _calm():
+    """
+    Two habits of Salt 3008 in an orchestration without a master daemon: it tries for a second to reach the
+    event bus, for each event (salt.utils.event.SaltEvent.connect_pull), and at the very end, when logging is
+    shut down already, it prints warnings about its own unclosed objects.
+    """
+    if not os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):
+        salt.utils.event.SaltEvent.connect_pull = lambda self, timeout=1: False
+    atexit.register(setattr, logging, "lastResort", logging.NullHandler())
+
+
+def _transport():
+    return (__opts__.get("goldenpath") or {}).get("transport", "minion")
+
+
+def hosts(target="*"):
+    """
+    The hosts that a target matches: of the roster, or of the minions that this master accepted.
+
+    target (str)
+        A glob over ids.
+
+    Returns a pair: the sorted ids that match, and the sorted ids there are.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 test.ping
+    """
+    if _transport() == "ssh":
+        roster = salt.roster.Roster(__opts__, __opts__.get("roster", "flat"))
+        return sorted(roster.targets(target, "glob")), sorted(roster.targets("*", "glob"))
+    minions = salt.utils.minions.CkMinions(__opts__)
+    return tuple(sorted(minions.check_minions(glob, "glob")["minions"]) for glob in (target, "*"))
+
+
+def _pillar(host):
+    """
+    A host's pillar as its states will see it; over ssh its grains are not known yet, and not needed.
+    """
+    grains = {"id": host}
+    if _transport() != "ssh":
+        grains = salt.utils.minions.get_minion_data(host, __opts__)[1] or grains
+    # The orchestration's own pillar= is a request, and no host's pillar.
+    opts = {**__opts__, "pillar": {}}
+    return salt.pillar.Pillar(opts, grains, host, "base").compile_pillar()
+
+
+def plan(action, request):
+    """
+    The hosts and sites that an orchestration is for, or all reasons not to begin.
+
+    action (str)
+        ``deploy`` or ``rollback``.
+    request (dict)
+        What the operator gave as ``pillar=``.
+
+    Returns ``{"hosts": {id: [slug, …]}, "errors": [sentence, …], "ssh": bool, "request": dict}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate deploy pillar='{"target": "web*", "site": "acme-kitchens"}'
+    """
+    _calm()
+    allowed = _ASKED[action]
+    errors = []
+    for key, value in sorted(request.items()):
+        if key not in allowed:
+            errors.append(f"{key}: {action} knows no such key. Try one of: {', '.join(sorted(allowed))}")
+        elif not isinstance(value, allowed[key]) or isinstance(value, bool):
+            kind = {str: "text, in quotes", int: "a whole number"}[allowed[key]]
+            errors.append(f"{key}: {value!r} is not {kind}")
+        elif isinstance(value, str) and not value.strip():
+            errors.append(f"{key}: is empty. Try: name one, or leave the key out")
+    chosen = {}
+    if not errors:
+        target, site = request.get("target", "*"), request.get("site")
+        matched, known = hosts(target)
+        if not matched:
+            errors.append(
+                f"No host matches {target!r}. Known: {', '.join(known) or 'none'}. "
+                f"Try: {'config/roster' if _transport() == 'ssh' else 'salt-key --list-all'}"
+            )
+        pillars = {host: _pillar(host) for host in matched}
+        for host, pillar in pillars.items():
+            errors += pillar.get("_errors", [])
+        if not errors:
+            chosen = {
+                host: [slug for slug in pillar["sites"] if site in (None, slug)]
+                for host, pillar in pillars.items()
+            }
+            chosen = {host: slugs for host, slugs in chosen.items() if slugs}
+            if not chosen:
+                there = sorted({slug for pillar in pillars.values() for slug in pillar["sites"]})
+                errors.append(
+                    f"No host that matches {target!r} has {'the site ' + site if site else 'a site'}. "
+                    f"Known: {', '.join(there) or 'none'}. Try: name it under `sites:` in pillar/hosts"
+                )
+    return {
+        "hosts": chosen,
+        "errors": errors,
+        "ssh": _transport() == "ssh",
+        "request": {**request, "who": f"{getpass.getuser()}@{socket.gethostname()}"},
+    }

@@ -1,0 +1,981 @@
+"""
+Releases of a site: deploy, rollback, history. Used on the host by the deploy orchestration.
+
+A release is a folder of its own. ``current`` is the one switch: Caddy's upstream, the static files and the
+units that start at boot are all reached through it, so one atomic rename moves a site from release to release.
+The new release's gunicorn runs, and is proven, beside the old one before that.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import glob
+import json
+import logging
+import os
+import shutil
+import time
+
+from salt.exceptions import CommandExecutionError
+
+log = logging.getLogger(__name__)
+
+# Good releases that stay on the host next to current and previous.
+KEEP = 5
+# Answers in a row that prove a release, and how long it may take to give them.
+GOOD_ANSWERS = 3
+BAD_ANSWERS = 5
+PROVE_SECONDS = 60
+WORKER_SECONDS = 30
+# What a release, its environment and the journal may need before a deploy begins.
+FREE_BYTES = 300 * 1024 * 1024
+
+# Several manage.py commands in one process: each start of Django costs most of a second. manage.py
+# itself is run, because sites prepare sys.path in it.
+_MANAGE = """
+import json, runpy, sys
+for optional, *argv in json.loads(sys.argv[1]):
+    print("$ manage.py", *argv, flush=True)
+    sys.argv = ["manage.py", *argv]
+    code = 0
+    try:
+        runpy.run_path("manage.py", run_name="__main__")
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else int(bool(exc.code))
+        if isinstance(exc.code, str):
+            print(exc.code)
+    print("::manage", argv[0], code or 0, flush=True)
+    if code and not optional:
+        sys.exit(1)
+"""
+
+
+# Asks the worker (by its process, so that it is the new one) to read a queue of its own for a moment, and
+# sends one of Celery's built-in tasks there: what waits in the site's queues does not come first. A worker
+# that is busy with the site's own tasks has proven the same.
+_WORKER = """
+import socket, sys, time, uuid
+from celery.app.utils import find_app
+project, slug, pid, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+app = find_app(project)
+node, queue = f"{slug}@{socket.gethostname()}", f"proof-{uuid.uuid4().hex}"
+ask = app.control.inspect(destination=[node], timeout=2, limit=1)
+end, asked = time.monotonic() + seconds, False
+why = "it does not answer"
+while time.monotonic() < end:
+    stats = (ask.stats() or {}).get(node)
+    if stats and stats["pid"] == pid:
+        if stats["total"]:
+            break
+        why = "it takes none"
+        if not asked:
+            app.control.add_consumer(queue, destination=[node], reply=True, timeout=2, limit=1)
+            app.send_task("celery.accumulate", args=[1], queue=queue, expires=60, ignore_result=True)
+            asked = True
+    time.sleep(0.1)
+else:
+    sys.exit(why)
+if asked:
+    app.control.cancel_consumer(queue, destination=[node], reply=True, timeout=2, limit=1)
+"""
+
+
+class _Refused(CommandExecutionError):
+    """
+    Nothing was begun.
+    """
+
+
+def root(slug):
+    """
+    A site's folder.
+
+    slug (str)
+        The site.
+
+    Returns the absolute path.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.root acme-kitchens
+    """
+    return f"/srv/sum/{slug}"
+
+
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _link(target, path):
+    """
+    Point a symbolic link elsewhere in one atomic step that survives a power cut.
+    """
+    temporary = path + ".new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.rename(temporary, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _named(slug, link):
+    try:
+        return os.path.basename(os.readlink(f"{root(slug)}/{link}"))
+    except FileNotFoundError:
+        return None
+
+
+def history(slug, limit=0):
+    """
+    Every deploy and rollback of a site, oldest first.
+
+    slug (str)
+        The site.
+    limit (int)
+        Only the last so many; 0 for all.
+
+    Returns a list of dictionaries: ``release``, ``action``, ``ref``, ``sha``, ``who``, ``when`` (UTC),
+    ``seconds``, ``steps`` (seconds of each), ``migrations``, ``dump``, ``outcome`` (``live``, ``failed`` or
+    ``bad``) and ``reason``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.history acme-kitchens
+    """
+    records = []
+    with contextlib.suppress(FileNotFoundError), open(f"{root(slug)}/releases.jsonl", encoding="utf-8") as lines:
+        for line in lines:
+            # A power cut can leave half a last line: it is the only thing lost.
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return records[-limit:] if limit else records
+
+
+def _record(slug, record):
+    with open(f"{root(slug)}/releases.jsonl", "a+b") as stream:
+        os.fchmod(stream.fileno(), 0o644)
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+        stream.write(json.dumps(record).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def good(slug):
+    """
+    The releases that went live, were not marked bad since, and are still on the host.
+
+    slug (str)
+        The site.
+
+    Returns release ids, oldest first.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.good acme-kitchens
+    """
+    outcome = {}
+    for record in history(slug):
+        if record["outcome"] in ("live", "bad"):
+            outcome.pop(record["release"], None)
+            outcome[record["release"]] = record["outcome"]
+    return [
+        release
+        for release, last in outcome.items()
+        if last == "live" and os.path.isdir(f"{root(slug)}/releases/{release}")
+    ]
+
+
+@contextlib.contextmanager
+def _locked(slug, wait, holder):
+    """
+    One deploy per site. The kernel's lock dies with its process: there is no stale one.
+    """
+    path = f"{root(slug)}/deploy.lock"
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as stream:
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() < end:
+                    time.sleep(0.5)
+                    continue
+                stream.seek(0)
+                try:
+                    held = json.loads(stream.read())
+                except ValueError:
+                    held = {}
+                raise _Refused(
+                    f"{slug} on {__grains__['id']} is being released by {held.get('who', 'somebody')} since "
+                    f"{held.get('since', 'a moment')}, at step {held.get('step', 'start')}. Try: wait for it, "
+                    f"give wait (seconds), or end it with: kill {held.get('pid', 'PID')}"
+                ) from None
+
+        def tell(step):
+            stream.seek(0)
+            stream.truncate()
+            json.dump({**holder, "pid": os.getpid(), "step": step}, stream)
+            stream.flush()
+
+        tell("start")
+        yield tell
+
+
+class _Run:
+    """
+    One deploy or rollback of one site: its steps, its log, and what it has to undo.
+    """
+
+    def __init__(self, slug, site, who):
+        self.slug, self.site, self.who = slug, site, who
+        self.root = root(slug)
+        self.host = __grains__["id"]
+        self.began = time.time()
+        self.steps = {}
+        self.step_name = "start"
+        self.tell = lambda step: None
+        self.notes = []
+
+    def folder(self, release):
+        return f"{self.root}/releases/{release}"
+
+    @contextlib.contextmanager
+    def step(self, name):
+        self.step_name = name
+        self.tell(name)
+        _progress(self.slug, name, "begun")
+        began = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            _progress(self.slug, name, "failed", time.monotonic() - began)
+            raise
+        self.steps[name] = round(time.monotonic() - began, 2)
+        _progress(self.slug, name, "done", self.steps[name])
+
+    def masked(self, text):
+        """
+        What the site's own programs print may hold what the pillar calls secret.
+        """
+        for name, value in __salt__["site_env.read"](self.slug).items():
+            if len(value) >= 6 and (name == "DJANGO_SECRET_KEY" or name in self.site["secrets"]):
+                text = text.replace(value, "**********")
+        return text
+
+    def environment(self, release):
+        values = __salt__["site_env.read"](self.slug)
+        with open(f"{self.folder(release)}/release.env", encoding="utf-8") as stream:
+            values.update(__salt__["site_env.load"](stream.read()))
+        return values
+
+    def site_run(self, release, argv, timeout, env=None):
+        values = self.environment(release)
+        return __salt__["site_process.run"](
+            self.slug, argv, values["APP_DIR"], env={**values, **(env or {})}, timeout=timeout,
+            log=f"{self.folder(release)}/deploy.log",
+        )  # fmt: skip
+
+    def psql(self, query):
+        result = __salt__["site_process.run"](
+            self.slug, ["psql", "--no-psqlrc", "-qAtc", query, f"sum-{self.slug}"], "/", timeout=15
+        )
+        if result["retcode"]:
+            raise CommandExecutionError(
+                f"Postgres does not let {self.slug} in: {_reason(result['output'])}. "
+                "Try: systemctl status 'postgresql@*'"
+            )
+        return result["output"].strip()
+
+    def migrations(self):
+        """
+        The migrations that the database has.
+        """
+        if self.psql("SELECT to_regclass('django_migrations')") == "":
+            return []
+        return self.psql("SELECT app || '.' || name FROM django_migrations ORDER BY id").splitlines()
+
+
+def _progress(slug, step, event, seconds=None):
+    """
+    Where a deploy is, for whoever watches it from the controller.
+    """
+    line = {"site": slug, "step": step, "event": event, "at": time.time()}
+    if seconds is not None:
+        line["seconds"] = round(seconds, 2)
+    with contextlib.suppress(OSError):
+        os.makedirs("/run/goldenpath", exist_ok=True)
+        with open(f"/run/goldenpath/{slug}.progress", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def _reason(output):
+    """
+    The line of a program's output that says why: of a Python traceback its last.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("::manage")]
+    return lines[-1].rstrip(".")[:300] if lines else "it said nothing"
+
+
+def _tail(text, lines=12):
+    return "\n".join(line for line in text.splitlines()[-lines:] if not line.startswith("::manage"))
+
+
+# The steps of a deploy, in order.
+
+
+def _preflight(run):
+    """
+    What a deploy needs next to Redis, asked before anything is touched. All faults at once.
+    """
+    faults = []
+    for path in (f"{run.root}/.env", f"{run.root}/repo.git"):
+        if not os.path.exists(path):
+            raise _Refused(
+                f"{run.slug} is not provisioned on {run.host}: there is no {path}. "
+                f"Try: salt-ssh {run.host} state.apply"
+            )
+    try:
+        run.psql("SELECT 1")
+    except CommandExecutionError as exc:
+        faults.append(str(exc))
+    if __salt__["service.status"]("caddy") is not True:
+        faults.append(f"Caddy is not running on {run.host}. Try: systemctl status caddy")
+    disk = os.statvfs(run.root)
+    free = disk.f_bavail * disk.f_frsize
+    if free < FREE_BYTES:
+        faults.append(
+            f"{run.root} on {run.host} has {free >> 20} MiB left, a release needs {FREE_BYTES >> 20}. Try: df -h /srv"
+        )
+    live = _named(run.slug, "current")
+    if live:
+        needed = __salt__["release_units.memory"](run.slug, live)
+        with open("/proc/meminfo", encoding="ascii") as stream:
+            available = next(int(line.split()[1]) << 10 for line in stream if line.startswith("MemAvailable"))
+        if available < needed + (32 << 20):
+            faults.append(
+                f"{run.host} has {available >> 20} MiB of memory left, the new release beside the old one needs "
+                f"about {needed >> 20}. Try: free -m, or fewer workers"
+            )
+    if faults:
+        raise _Refused("\n".join(faults))
+
+
+def _clean(run):
+    """
+    What a deploy that was killed left behind: instances that are not live, releases that never were.
+    """
+    live = _named(run.slug, "current")
+    __salt__["release_units.stop"](
+        run.slug, [release for release in __salt__["release_units.running"](run.slug) if release != live]
+    )
+    for marker in glob.glob(f"{run.root}/releases/*/.unfinished"):
+        folder = os.path.dirname(marker)
+        if os.path.basename(folder) not in (live, _named(run.slug, "previous")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fetch(run, ref):
+    sha = __salt__["release_source.fetch"](run.slug, run.site["repo"], ref)
+    release = f"{_now():%Y%m%dT%H%M%S}-{sha[:8]}"
+    folder = run.folder(release)
+    os.mkdir(folder, 0o755)
+    with open(f"{folder}/.unfinished", "w", encoding="utf-8"):
+        pass
+    with open(os.open(f"{folder}/deploy.log", os.O_WRONLY | os.O_CREAT, 0o640), "w", encoding="utf-8"):
+        pass
+    uid = __salt__["file.user_to_uid"](f"sum-{run.slug}")
+    gid = __salt__["file.group_to_gid"](f"sum-{run.slug}")
+    for name, mode in (("src", 0o750), ("static", 0o755)):
+        os.mkdir(f"{folder}/{name}")
+        os.chmod(f"{folder}/{name}", mode)
+        os.chown(f"{folder}/{name}", uid, gid)
+    os.symlink(f"/run/sum-{run.slug}/{release}.sock", f"{folder}/gunicorn.sock")
+    return release, sha
+
+
+def _environment(run, release, ref, sha):
+    site, folder = run.site, run.folder(release)
+    source = f"{folder}/src"
+    __salt__["release_source.checkout"](run.slug, site["repo"], sha, source, log=f"{folder}/deploy.log")
+    app = os.path.normpath(f"{source}/{site['directory']}")
+    if not os.path.realpath(app).startswith(os.path.realpath(source)) or not os.path.isfile(f"{app}/manage.py"):
+        raise CommandExecutionError(
+            f"{ref} has no manage.py in the folder {site['directory']!r}. "
+            "Try: set `directory:` in the site's pillar to the folder that holds manage.py"
+        )
+    venv = __salt__["release_venv.build"](
+        run.slug, source, site["directory"], site["requirements"], release,
+        __salt__["release.uv"](), log=f"{folder}/deploy.log",
+    )  # fmt: skip
+    path = venv["path"]
+    os.symlink(path, f"{folder}/venv")
+    needs = ["gunicorn"] + (["celery"] if site["celery"]["worker"] else [])
+    missing = [name for name in needs if not os.path.exists(f"{path}/bin/{name}")]
+    if not glob.glob(f"{path}/lib/python3*/site-packages/redis/__init__.py"):
+        missing.append("redis")
+    if missing:
+        raise CommandExecutionError(
+            f"{site['requirements']} of {ref} installs no {' and no '.join(missing)}, and the site cannot run "
+            "without. Try: add it to the file and deploy that commit"
+        )
+    values = {
+        "RELEASE": release,
+        "GIT_SHA": sha,
+        "PROJECT": site["project"],
+        "APP_DIR": app,
+        "VENV": path,
+        "VIRTUAL_ENV": path,
+        "PATH": f"{path}/bin:/usr/local/bin:/usr/bin:/bin",
+        # A src/ layout keeps the project's package one folder below manage.py.
+        "PYTHONPATH": f"{app}:{app}/src" if os.path.isdir(f"{app}/src") else app,
+        "DJANGO_STATIC_ROOT": f"{folder}/static",
+    }
+    with open(f"{folder}/release.env", "w", encoding="utf-8") as stream:
+        stream.write(__salt__["site_env.dump"](values))
+    return venv["reused"]
+
+
+def uv():
+    """
+    The uv program that provisioning installed.
+
+    Returns its path. Raises ``CommandExecutionError`` when there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.uv
+    """
+    found = sorted(glob.glob("/opt/goldenpath/uv-*/bin/uv"), key=os.path.getmtime)
+    if not found:
+        raise CommandExecutionError(
+            f"uv is missing on {__grains__['id']}. Try: salt-ssh {__grains__['id']} state.apply"
+        )
+    return found[-1]
+
+
+def _manage(run, release, commands, timeout=900, env=None):
+    """
+    Run manage.py commands. Returns the exit code of each and the whole output.
+    """
+    result = run.site_run(
+        release, [f"{run.folder(release)}/venv/bin/python", "-c", _MANAGE, json.dumps(commands)], timeout, env
+    )
+    codes = dict(line.split()[1:3] for line in result["output"].splitlines() if line.startswith("::manage "))
+    return {name: int(code) for name, code in codes.items()}, run.masked(result["output"])
+
+
+def _static(run, release):
+    """
+    check --deploy for show, static files, and whether migrations are pending.
+    """
+    codes, output = _manage(
+        run, release,
+        [[True, "check", "--deploy"], [False, "collectstatic", "--noinput", "--verbosity", "0"],
+         [True, "migrate", "--check", "--verbosity", "0"]],
+    )  # fmt: skip
+    if codes.get("collectstatic") != 0 and "Unknown command: 'collectstatic'" in output:
+        codes, output = _manage(run, release, [[True, "migrate", "--check", "--verbosity", "0"]])
+    elif codes.get("collectstatic") != 0:
+        raise CommandExecutionError(f"manage.py collectstatic failed: {_reason(output)}\n{_tail(output)}")
+    if "migrate" not in codes:
+        raise CommandExecutionError(f"manage.py migrate --check failed: {_reason(output)}\n{_tail(output)}")
+    checks = [line for line in output.splitlines() if line.startswith("?: (") or "(security." in line]
+    if checks:
+        run.notes.append(f"manage.py check --deploy has {len(checks)} remarks, the first: {checks[0][:200]}")
+    return codes["migrate"] != 0
+
+
+def _dump(run, release):
+    """
+    The database before a release's migrations, proven readable, under its final name only then.
+    """
+    path = f"{run.root}/backups/{release}.dump"
+    partial = path + ".partial"
+    size = int(run.psql(f"SELECT pg_database_size('sum-{run.slug}')"))
+    disk = os.statvfs(f"{run.root}/backups")
+    if disk.f_bavail * disk.f_frsize < size + FREE_BYTES:
+        raise CommandExecutionError(
+            f"{run.root}/backups has no room for a dump of {size >> 20} MiB. Try: df -h {run.root}"
+        )
+    try:
+        for argv, options in (
+            (["pg_dump", "--format=custom", f"sum-{run.slug}"], {"write": partial}),
+            (["pg_restore", "--file=/dev/null"], {"read": partial}),
+        ):
+            done = __salt__["site_process.run"](run.slug, argv, "/", timeout=3600, **options)
+            if done["retcode"]:
+                raise CommandExecutionError(f"{argv[0]} failed: {_reason(done['output'])}")
+        os.rename(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+    return path
+
+
+def _migrate(run, release):
+    """
+    Run the pending migrations. They wait for locks a few seconds and not for ever, so that a busy table
+    holds up the deploy and not the site; three tries.
+    """
+    for attempt in range(3):
+        codes, output = _manage(
+            run, release, [[False, "migrate", "--noinput"]], timeout=3600,
+            env={"PGOPTIONS": "-c lock_timeout=5s"},
+        )  # fmt: skip
+        if codes.get("migrate") == 0:
+            return
+        if "lock timeout" not in output or attempt == 2:
+            raise CommandExecutionError(f"manage.py migrate failed: {_reason(output)}\n{_tail(output)}")
+        time.sleep(2)
+
+
+def _prove(run, release):
+    """
+    Several good answers in a row from the instance's own socket, as a visitor would ask.
+    """
+    end = time.time() + PROVE_SECONDS
+    service = __salt__["release_units.names"](run.slug, release)[1]
+    good_answers = bad_answers = 0
+    while time.time() < end and bad_answers < BAD_ANSWERS:
+        answer = __salt__["goldenpath.site_health"](
+            run.slug, run.site, socket=f"{run.folder(release)}/gunicorn.sock", timeout=10
+        )
+        if answer["status"] in ("ok", "degraded"):
+            good_answers += 1
+            if good_answers == GOOD_ANSWERS:
+                return
+        else:
+            # It flaps, or was never well: a good answer before does not count any more.
+            good_answers = 0
+            bad_answers += answer["status"] != "unreachable"
+        time.sleep(0.1)
+    raise CommandExecutionError(
+        f"The new release is not healthy: {answer['message']}. Try: journalctl -u {service}\n"
+        + run.masked(__salt__["release_units.journal"](service, run.began))
+    )
+
+
+def _prove_worker(run, release, since):
+    """
+    A task is really run by the worker that was just started.
+    """
+    unit = f"sum-{run.slug}-celery.service"
+    result = run.site_run(
+        release,
+        [f"{run.folder(release)}/venv/bin/python", "-c", _WORKER, run.site["project"], run.slug,
+         str(__salt__["release_units.main_pid"](unit)), str(WORKER_SECONDS)],
+        timeout=WORKER_SECONDS + 20,
+    )  # fmt: skip
+    if result["retcode"]:
+        raise CommandExecutionError(
+            f"The new Celery worker runs no task: {_reason(run.masked(result['output']))}. "
+            f"Try: journalctl -u {unit}\n" + run.masked(__salt__["release_units.journal"](unit, since))
+        )
+
+
+def _front(run, sha):
+    """
+    The front door serves the release that was just switched to, for sites whose health names it.
+    """
+    answer = None
+    for attempt in range(10):
+        answer = __salt__["goldenpath.site_health"](run.slug, run.site, via="front", timeout=10)
+        if answer["status"] in ("ok", "degraded") and answer.get("git_sha") in (None, "", sha):
+            return
+        time.sleep(0.1 * attempt)
+    if answer["status"] in ("ok", "degraded"):
+        raise CommandExecutionError(
+            f"https://{run.site['domains'][0]} still serves {answer['git_sha'][:8]} and not {sha[:8]}"
+        )
+    raise CommandExecutionError(
+        f"https://{run.site['domains'][0]}{run.site['health']} is not healthy: {answer['message']}. "
+        "Try: journalctl -u caddy"
+    )
+
+
+def _switch(run, release):
+    """
+    One atomic rename moves the site; the release before stays one link away.
+    """
+    before = _named(run.slug, "current")
+    if before and before != release:
+        _link(f"releases/{before}", f"{run.root}/previous")
+    _link(f"releases/{release}", f"{run.root}/current")
+
+
+def _switch_back(run, before, release):
+    """
+    Pointing at the old instance again is all that visitors need.
+    """
+    if before is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{run.root}/current")
+        __salt__["release_units.stop"](run.slug, [release])
+        return "There is no older release to go back to: the site is down"
+    # Where it was drained already it is started first; where it still runs this does nothing.
+    with contextlib.suppress(CommandExecutionError):
+        __salt__["release_units.start"](run.slug, before)
+    _link(f"releases/{before}", f"{run.root}/current")
+    with contextlib.suppress(CommandExecutionError):
+        since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
+        __salt__["release_units.await_background"](run.slug, run.site["celery"], since)
+    return f"Release {before} serves again"
+
+
+def _activate(run, release, sha, before):
+    """
+    From a built release to the only one that serves.
+    """
+    with run.step("start"):
+        __salt__["release_units.start"](run.slug, release)
+    with run.step("prove"):
+        _prove(run, release)
+    with run.step("switch"):
+        _switch(run, release)
+    with run.step("front door"):
+        _front(run, sha)
+    # The old worker finishes its tasks while the old gunicorn finishes its requests.
+    with run.step("drain"):
+        since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
+        # What starts the live release at boot: it finds the release through `current`.
+        __salt__["release_units.enable"]([f"sum-{run.slug}-gunicorn.service"])
+        __salt__["service.start"](f"sum-{run.slug}-gunicorn")
+        __salt__["release_units.stop"](
+            run.slug, [other for other in __salt__["release_units.running"](run.slug) if other != release]
+        )
+    with run.step("celery"):
+        __salt__["release_units.await_background"](run.slug, run.site["celery"], since)
+        if run.site["celery"]["worker"]:
+            _prove_worker(run, release, since)
+
+
+def _prune(run):
+    """
+    Keep the newest good releases, current and previous; dumps go with the release they belong to.
+    """
+    keep = {*good(run.slug)[-KEEP:], _named(run.slug, "current"), _named(run.slug, "previous")}
+    keep |= set(__salt__["release_units.running"](run.slug))
+    for folder in glob.glob(f"{run.root}/releases/*/"):
+        release = os.path.basename(folder.rstrip("/"))
+        if release not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{run.root}/backups/{release}.dump")
+    used = {os.path.realpath(link) for link in glob.glob(f"{run.root}/releases/*/venv")}
+    for venv in glob.glob(f"{run.root}/venvs/*"):
+        if os.path.realpath(venv) not in used:
+            shutil.rmtree(venv, ignore_errors=True)
+
+
+def deploy(slug, site, ref=None, who="unknown", wait=0):
+    """
+    Release one ref of a site: fetch, build, prove beside the old release, switch, prove again, drain.
+
+    slug (str)
+        The site.
+    site (dict)
+        Its pillar, with the defaults filled in.
+    ref (str)
+        Tag, branch or commit; the pillar's ``ref`` where it is left out.
+    who (str)
+        Who asked for it, for the history.
+    wait (int)
+        Seconds to wait for another deploy of this site.
+
+    Returns the record that went into the history. Raises ``CommandExecutionError`` with one sentence (and the
+    last lines of the log) when it failed; the old release is serving then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate deploy pillar='{"site": "acme-kitchens", "ref": "v1.5.0"}'
+    """
+    ref = site["ref"] if ref is None else ref
+    run = _Run(slug, site, who)
+    if not __salt__["release_source.valid_ref"](ref):
+        raise _Refused(f"{ref!r:.80} is no tag, branch or commit. Try: git ls-remote on the site's repository")
+    if not os.path.isdir(run.root):
+        raise _Refused(
+            f"{slug} is not provisioned on {run.host}: there is no {run.root}. Try: salt-ssh {run.host} state.apply"
+        )
+    record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who,
+              "when": f"{_now():%Y-%m-%dT%H:%M:%SZ}", "migrations": [], "dump": None}  # fmt: skip
+    with _locked(slug, int(wait), {"who": who, "since": record["when"]}) as run.tell:
+        with run.step("preflight"):
+            _preflight(run)
+        with run.step("clean"):
+            _clean(run)
+        before = _named(slug, "current")
+        release = None
+        try:
+            with run.step("fetch"):
+                release, sha = _fetch(run, ref)
+                record.update(release=release, sha=sha)
+            with run.step("environment"):
+                record["environment"] = "reused" if _environment(run, release, ref, sha) else "built"
+            with run.step("static"):
+                pending = _static(run, release)
+            if pending:
+                _migrations(run, release, record)
+            _activate(run, release, sha, before)
+        except Exception as exc:
+            reason = str(exc) if isinstance(exc, CommandExecutionError) else f"{type(exc).__name__}: {exc}"
+            if not isinstance(exc, CommandExecutionError):
+                log.debug("deploy of %s failed", slug, exc_info=True)
+            raise _failed(run, record, release, before, reason) from exc
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{run.folder(release)}/.unfinished")
+        record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)
+        _record(slug, record)
+        with run.step("prune"):
+            _prune(run)
+    return {**record, "steps": run.steps, "notes": run.notes, "before": before}
+
+
+def _migrations(run, release, record):
+    """
+    A verified dump that belongs to this release, then its migrations.
+    """
+    had = run.migrations()
+    if had:
+        with run.step("dump"):
+            record["dump"] = _dump(run, release)
+    try:
+        with run.step("migrate"):
+            _migrate(run, release)
+    finally:
+        with contextlib.suppress(CommandExecutionError):
+            record["migrations"] = [name for name in run.migrations() if name not in had]
+
+
+def _failed(run, record, release, before, reason):
+    """
+    Undo what a failed deploy did, record it, and say it in one sentence.
+    """
+    step = run.step_name
+    bad = release is not None and _named(run.slug, "current") == release
+    if bad:
+        state = _switch_back(run, before, release)
+    elif before:
+        state = f"Release {before} goes on serving"
+    else:
+        state = "The site has no release yet"
+    if release:
+        __salt__["release_units.stop"](run.slug, [release])
+    if record["migrations"]:
+        state += (
+            f"; {len(record['migrations'])} migrations stay in the database, the dump from before is "
+            f"{record['dump'] or 'none: it was empty'}"
+        )
+    sentence, _, tail = run.masked(reason).partition("\n")
+    record.update(
+        release=release, outcome="bad" if bad else "failed", reason=sentence, step=step,
+        seconds=round(time.time() - run.began, 2), steps=run.steps,
+    )  # fmt: skip
+    with contextlib.suppress(OSError):
+        _record(run.slug, record)
+    if release:
+        if record["dump"] and not record["migrations"]:
+            with contextlib.suppress(OSError):
+                os.unlink(record["dump"])
+        shutil.rmtree(run.folder(release), ignore_errors=True)
+    message = (
+        f"The deploy of {record['ref']} to {run.slug} on {run.host} failed at step {step}: {sentence}. {state}."
+    )
+    return CommandExecutionError(message.replace("..", ".") + (f"\n{tail}" if tail.strip() else ""))
+
+
+def rollback(slug, site, release=None, who="unknown", wait=0):
+    """
+    Go back to a release that was good: no rebuild, proven before visitors reach it, as in a deploy.
+
+    slug (str)
+        The site.
+    site (dict)
+        Its pillar, with the defaults filled in.
+    release (str)
+        The id of the release; the last good one before the live one where it is left out.
+    who (str)
+        Who asked for it, for the history.
+    wait (int)
+        Seconds to wait for a deploy of this site.
+
+    Returns the record that went into the history; ``moved`` lists the migrations that the database has had
+    since that release. The release that was left is marked bad and never chosen again. Raises
+    ``CommandExecutionError`` with one sentence.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate rollback pillar='{"target": "web1", "site": "acme-kitchens"}'
+    """
+    run = _Run(slug, site, who)
+    when = f"{_now():%Y-%m-%dT%H:%M:%SZ}"
+    if not os.path.isdir(run.root):
+        raise _Refused(f"{slug} is not provisioned on {run.host}. Try: salt-ssh {run.host} state.apply")
+    with _locked(slug, int(wait), {"who": who, "since": when}) as run.tell:
+        before = _named(slug, "current")
+        target = _rollback_target(run, before, release)
+        with run.step("clean"):
+            _clean(run)
+        past = history(slug)
+        built = next(item for item in reversed(past) if item["release"] == target and item["action"] == "deploy")
+        moved = [name for item in past[past.index(built) + 1 :] for name in item.get("migrations", [])]
+        record = {"release": target, "action": "rollback", "ref": built["ref"], "sha": built["sha"], "who": who,
+                  "when": when, "migrations": [], "dump": None, "from": before}  # fmt: skip
+        try:
+            _activate(run, target, built["sha"], before)
+        except Exception as exc:
+            state = _undo_rollback(run, before, target)
+            sentence, _, tail = run.masked(str(exc)).partition("\n")
+            raise CommandExecutionError(
+                f"The rollback of {slug} on {run.host} to {target} failed at step {run.step_name}: {sentence}. "
+                f"{state}.".replace("..", ".")
+                + (f"\n{tail}" if tail else "")
+            ) from exc
+        _record(slug, {**record, "release": before, "outcome": "bad", "reason": f"rolled back by {who}"})
+        record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)
+        _record(slug, record)
+    return {**record, "moved": moved, "notes": run.notes, "before": before}
+
+
+def _rollback_target(run, before, release):
+    choices = [known for known in good(run.slug) if known != before]
+    if release is None:
+        if not choices:
+            raise _Refused(
+                f"{run.slug} on {run.host} has no good release to go back to. Try: deploy an earlier ref"
+            )
+        return choices[-1]
+    if release == before:
+        raise _Refused(f"{release} is the live release of {run.slug} on {run.host} already")
+    if release not in choices:
+        known = ", ".join(choices) or "none"
+        raise _Refused(f"{release!r:.80} is no good release of {run.slug} on {run.host}. Try one of: {known}")
+    return release
+
+
+def _undo_rollback(run, before, target):
+    if _named(run.slug, "current") != target:
+        __salt__["release_units.stop"](run.slug, [target])
+        return f"Release {before} goes on serving"
+    state = _switch_back(run, before, target)
+    __salt__["release_units.stop"](run.slug, [target])
+    return state
+
+
+def settle(slug, site, restart=False):
+    """
+    The live release, and what belongs to it, is up; what is not live is left alone.
+
+    slug (str)
+        The site.
+    site (dict)
+        Its pillar, with the defaults filled in.
+    restart (bool)
+        Restart it too, because its environment or its units changed.
+
+    Returns a list of what had to be done, empty where nothing had. Nothing is done before the first release.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 state.apply site
+    """
+    live = _named(slug, "current")
+    if not live:
+        return []
+    done = []
+    for unit in unsettled(slug, site):
+        verb, _, name = unit.partition(" ")
+        result = __salt__["cmd.run_all"](
+            ["systemctl", *verb.split("+"), name], python_shell=False, ignore_retcode=True, timeout=700
+        )
+        if result["retcode"]:
+            raise CommandExecutionError(
+                f"systemctl {verb} {name} failed: {_reason(result['stderr'])}. Try: journalctl -u {name}"
+            )
+        done.append(unit)
+    if restart:
+        # The socket stays and holds what comes in meanwhile: visitors wait a second, none is refused.
+        units = [
+            __salt__["release_units.names"](slug, live)[1],
+            *__salt__["release_units.background"](slug, site["celery"]),
+        ]
+        for unit in units:
+            result = __salt__["cmd.run_all"](
+                ["systemctl", "restart", unit], python_shell=False, ignore_retcode=True, timeout=700
+            )
+            if result["retcode"]:
+                raise CommandExecutionError(
+                    f"{unit} does not start again: {_reason(result['stderr'])}. Try: journalctl -u {unit}"
+                )
+            done.append(f"restart {unit}")
+    return done
+
+
+def unsettled(slug, site):
+    """
+    What ``settle`` would do.
+
+    slug (str)
+        The site.
+    site (dict)
+        Its pillar, with the defaults filled in.
+
+    Returns a list such as ``["start sum-acme-celery.service"]``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 state.apply site test=True
+    """
+    live = _named(slug, "current")
+    if not live:
+        return []
+    up = [
+        f"sum-{slug}-gunicorn.service",
+        *__salt__["release_units.names"](slug, live),
+        *__salt__["release_units.background"](slug, site["celery"]),
+    ]
+    wanted = dict.fromkeys(up, True)
+    for unit in __salt__["release_units.background"](slug, {"worker": True, "beat": True}):
+        wanted.setdefault(unit, False)
+    shown = __salt__["cmd.run_stdout"](
+        ["systemctl", "show", "--property=Id,ActiveState,UnitFileState", *wanted], python_shell=False
+    )
+    steps = []
+    for block in shown.strip().split("\n\n"):
+        facts = dict(line.split("=", 1) for line in block.splitlines())
+        unit, up = facts["Id"], facts["ActiveState"] in ("active", "activating", "reloading")
+        enabled = facts.get("UnitFileState") == "enabled"
+        instance = "@" in unit
+        if facts.get("UnitFileState", "").startswith("masked") and wanted[unit]:
+            steps.append(f"unmask {unit}")
+        if wanted[unit] and not instance and not enabled:
+            steps.append(f"enable {unit}")
+        if wanted[unit] and not up:
+            steps.append(f"start {unit}")
+        if not wanted[unit] and (up or enabled):
+            steps.append(f"disable+--now {unit}")
+    return steps

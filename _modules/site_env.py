@@ -1,0 +1,202 @@
+"""
+A site's environment file ``/srv/sum/<slug>/.env``: what its settings read, of mode 0600, made from the pillar.
+
+The file is read by systemd (``EnvironmentFile=``), by ``sh`` (``. .env``) and by the deploy. Its values are
+double-quoted with the four escapes that all three agree on (systemd.exec(5), POSIX shell, section 2.2.3).
+"""
+
+import os
+import re
+import secrets
+
+from salt.exceptions import CommandExecutionError
+
+_LINE = re.compile(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
+_HEADER = "# Managed by Golden Path: local changes are overwritten, DJANGO_SECRET_KEY is kept.\n"
+
+
+def dump(values):
+    """
+    Write environment variables as the text of an environment file.
+
+    values (dict)
+        Names and string values; a value may hold quotes, dollars, backslashes and line ends.
+
+    Returns the text, sorted by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 site_env.dump '{"EMAIL_HOST": "smtp.example"}'
+    """
+    lines = []
+    for name in sorted(values):
+        value = re.sub(r'(["\\$`])', r"\\\1", values[name])
+        lines.append(f'{name}="{value}"\n')
+    return _HEADER + "".join(lines)
+
+
+def load(text):
+    """
+    Read the text of an environment file that ``dump`` wrote.
+
+    text (str)
+        The file's text.
+
+    Returns a dictionary of names and values. Lines of another form are passed over.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 site_env.load 'EMAIL_HOST="smtp.example"'
+    """
+    return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in _LINE.findall(text)}
+
+
+def path(slug):
+    """
+    Where a site's environment file lies.
+
+    slug (str)
+        The site.
+
+    Returns the absolute path.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 site_env.path acme-kitchens
+    """
+    return f"/srv/sum/{slug}/.env"
+
+
+def wanted(slug, site, have=None):
+    """
+    What a site's environment file should hold.
+
+    slug (str)
+        The site.
+    site (dict)
+        Its pillar, with the defaults filled in.
+    have (dict)
+        What the file holds now; its ``DJANGO_SECRET_KEY`` is kept where the pillar names none.
+
+    Returns a dictionary of names and values.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 state.apply site
+    """
+    name = f"sum-{slug}"
+    root = f"/srv/sum/{slug}"
+    redis = "redis://127.0.0.1:6379"
+    values = {
+        "DJANGO_SECRET_KEY": (have or {}).get("DJANGO_SECRET_KEY") or secrets.token_urlsafe(50),
+        **site["env"],
+        **site["secrets"],
+    }
+    values.update(
+        {
+            "DJANGO_SETTINGS_MODULE": site["settings"],
+            "ALLOWED_HOSTS": ",".join(site["domains"]),
+            "SITE_DOMAIN": site["domains"][0],
+            "DJANGO_DB_NAME": name,
+            "DJANGO_DB_USER": name,
+            "DJANGO_DB_PASSWORD": "",
+            "DJANGO_DB_HOST": "/var/run/postgresql",
+            "DJANGO_DB_PORT": "5432",
+            "DJANGO_STATIC_ROOT": f"{root}/static",
+            "DJANGO_MEDIA_ROOT": f"{root}/media",
+            "REDIS_URL": f"{redis}/{site['redis']['cache']}",
+            "CELERY_BROKER_URL": f"{redis}/{site['redis']['broker']}",
+            "CELERY_RESULT_BACKEND": f"{redis}/{site['redis']['broker']}",
+        }
+    )
+    return values
+
+
+def read(slug):
+    """
+    What a site's environment file holds now. Its values are secrets: use it from modules and states.
+
+    slug (str)
+        The site.
+
+    Returns a dictionary, empty where there is no file. Raises ``CommandExecutionError`` when it cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 state.apply site
+    """
+    try:
+        with open(path(slug), encoding="utf-8") as stream:
+            return load(stream.read())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8"
+        raise CommandExecutionError(
+            f"{path(slug)} on {__grains__['id']} cannot be read: {reason}. Try: ls -l {path(slug)}"
+        ) from exc
+
+
+def facts(slug):
+    """
+    Owner and mode of a site's environment file.
+
+    slug (str)
+        The site.
+
+    Returns ``{"mode": "0600", "user": …}``, or an empty dictionary where there is no file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 site_env.facts acme-kitchens
+    """
+    if not os.path.exists(path(slug)):
+        return {}
+    return {"mode": __salt__["file.get_mode"](path(slug)), "user": __salt__["file.get_user"](path(slug))}
+
+
+def write(slug, values):
+    """
+    Replace a site's environment file in one step, of mode 0600 and owned by the site's user.
+
+    slug (str)
+        The site.
+    values (dict)
+        Names and values.
+
+    Returns ``True``. Raises ``CommandExecutionError`` when it cannot be written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 state.apply site
+    """
+    owner = f"sum-{slug}"
+    target = path(slug)
+    temporary = target + ".new"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+            os.fchmod(out.fileno(), 0o600)
+            os.fchown(out.fileno(), __salt__["file.user_to_uid"](owner), __salt__["file.group_to_gid"](owner))
+            out.write(dump(values))
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, target)
+    except (OSError, TypeError) as exc:
+        raise CommandExecutionError(
+            f"{target} on {__grains__['id']} cannot be written: {exc}. Try: df -h {os.path.dirname(target)}"
+        ) from exc
+    return True

@@ -1,0 +1,45 @@
+"""
+A site's environment file, made from the pillar. Changes name the variables, never their values.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+
+def managed(name):
+    """
+    ``/srv/sum/<slug>/.env`` holds what the pillar says, mode 0600, owned by the site's user.
+
+    name (str)
+        The site's slug; its values are read from the pillar inside the state, so that they appear in
+        no id, argument or diff.
+
+    .. code-block:: yaml
+
+        site-env-acme-kitchens:
+          site_env.managed:
+            - name: acme-kitchens
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"The environment of {name} is as it should be"}
+    try:
+        have = __salt__["site_env.read"](name)
+        want = __salt__["site_env.wanted"](name, __pillar__["sites"][name], have)
+        facts = __salt__["site_env.facts"](name)
+        changes = {
+            "added": sorted(want.keys() - have.keys()),
+            "removed": sorted(have.keys() - want.keys()),
+            "changed": sorted(key for key in want.keys() & have.keys() if want[key] != have[key]),
+        }
+        changes = {kind: names for kind, names in changes.items() if names}
+        if facts and facts != {"mode": "0600", "user": f"sum-{name}"}:
+            changes["mode"] = f"0600 and owned by sum-{name}"
+        if not changes:
+            return ret
+        ret["changes"] = changes
+        if __opts__["test"]:
+            ret.update(result=None, comment=f"The environment of {name} would be written")
+            return ret
+        __salt__["site_env.write"](name, want)
+        ret["comment"] = f"The environment of {name} was written"
+    except CommandExecutionError as exc:
+        ret.update(result=False, changes={}, comment=str(exc))
+    return ret

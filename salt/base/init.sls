@@ -1,0 +1,51 @@
+# Managed by Golden Path. What every host has: the stack's packages, uv, clock, security updates.
+{%- from "base/map.jinja" import base with context %}
+
+base-packages:
+  pkg.installed:
+    - name: base-packages
+    - pkgs: {{ base.packages | tojson }}
+    - install_recommends: False
+
+# uv builds a release's virtual environment in a second from the host's cache. pip comes from
+# python3-venv's own wheel, so nothing has to be bootstrapped first.
+base-uv:
+  cmd.run:
+    - name: >-
+        PYTHONPATH=$(echo /usr/share/python-wheels/pip-*.whl)
+        python3 -m pip install --quiet --no-deps --target {{ base.uv_root }} uv=={{ base.uv }}
+    - env:
+        - PIP_ROOT_USER_ACTION: ignore
+    - creates: {{ base.uv_root }}/bin/uv
+    - require:
+        - pkg: base-packages
+
+base-state-directory:
+  file.directory:
+    - name: /etc/goldenpath/sites
+    - makedirs: True
+    - mode: '0755'
+
+base-clock:
+  service.enabled:
+    - name: systemd-timesyncd
+    - require:
+        - pkg: base-packages
+
+# Redis and Postgres get their fixes through security updates, inside a window (chacra#347).
+base-unattended-upgrades:
+  file.managed:
+    - name: /etc/apt/apt.conf.d/52goldenpath
+    - source: salt://base/files/apt.conf
+    - mode: '0644'
+
+base-upgrade-window:
+  file.managed:
+    - name: /etc/systemd/system/apt-daily-upgrade.timer.d/goldenpath.conf
+    - source: salt://base/files/upgrade-window.conf
+    - makedirs: True
+    - mode: '0644'
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+        - file: base-upgrade-window

@@ -1,0 +1,29 @@
+# salt-run state.orchestrate deploy [pillar='{"target": "web*", "site": "acme-kitchens", "ref": "v1.5.0"}']
+{%- set plan = salt["deployment.plan"]("deploy", pillar) %}
+
+{%- if plan.errors %}
+
+deploy-refused:
+  test.fail_without_changes:
+    - name: deploy
+    - comment: {{ plan.errors | join("\n") | tojson }}
+{%- else %}
+
+# Without PONG from every host nothing is touched on any.
+deploy-redis-ping:
+  salt.function:
+    - name: goldenpath.redis_ping
+    - tgt: {{ plan.hosts | list | tojson }}
+    - tgt_type: list
+    - ssh: {{ plan.ssh | tojson }}
+
+deploy-release:
+  salt.state:
+    - tgt: {{ plan.hosts | list | tojson }}
+    - tgt_type: list
+    - ssh: {{ plan.ssh | tojson }}
+    - sls: release
+    - pillar: {{ {"goldenpath_deploy": plan.request} | tojson }}
+    - require:
+        - salt: deploy-redis-ping
+{%- endif %}

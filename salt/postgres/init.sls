@@ -1,0 +1,31 @@
+# Managed by Golden Path. One role and one database per site, over the Unix socket: no password exists.
+{%- from "postgres/map.jinja" import postgres with context %}
+
+include:
+  - base
+
+postgres-config:
+  file.managed:
+    - name: /etc/postgresql/{{ postgres.version }}/main/conf.d/goldenpath.conf
+    - source: salt://postgres/files/goldenpath.conf
+    - mode: '0644'
+    - require:
+        - pkg: base-packages
+
+postgres-service:
+  service.running:
+    - name: postgresql@{{ postgres.version }}-main
+    - enable: True
+    - require:
+        - pkg: base-packages
+    - watch:
+        - file: postgres-config
+
+{%- for slug in pillar.sites %}
+
+postgres-database-{{ slug }}:
+  site_database.present:
+    - name: sum-{{ slug }}
+    - require:
+        - service: postgres-service
+{%- endfor %}

@@ -1,0 +1,26 @@
+# Managed by Golden Path. What a deploy does on one host, in one round trip. Applied by salt/deploy.sls.
+{%- set request = pillar.get("goldenpath_deploy", {}) %}
+
+release-redis-ping:
+  goldenpath.redis_ping:
+    - name: 127.0.0.1
+    - failhard: True
+
+release-redis-ready:
+  goldenpath.redis_ready:
+    - name: redis
+    - failhard: True
+    - require:
+        - goldenpath: release-redis-ping
+
+{%- for slug in pillar.sites if request.get("site") in (none, slug) %}
+
+release-{{ slug }}:
+  release.deployed:
+    - name: {{ slug }}
+    - ref: {{ request.get("ref") | tojson }}
+    - who: {{ request.get("who", "unknown") | tojson }}
+    - wait: {{ request.get("wait", 0) | tojson }}
+    - require:
+        - goldenpath: release-redis-ready
+{%- endfor %}

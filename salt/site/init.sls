@@ -1,0 +1,133 @@
+# Managed by Golden Path. Per site: its user, folders, environment and units. A release comes by deploy.
+include:
+  - base
+  - redis
+  - postgres
+
+{%- if pillar.sites %}
+
+# One sandbox for every unit of every site.
+site-sandbox:
+  file.managed:
+    - name: /etc/systemd/system/sum-.service.d/sandbox.conf
+    - source: salt://site/files/sandbox.conf
+    - makedirs: True
+    - mode: '0644'
+
+site-reload:
+  module.run:
+    - name: service.systemctl_reload
+    - onchanges:
+        - file: site-sandbox
+{%- endif %}
+
+{%- for slug, site in pillar.sites.items() %}
+{%- set user = "sum-" ~ slug %}
+{%- set root = "/srv/sum/" ~ slug %}
+
+site-user-{{ slug }}:
+  user.present:
+    - name: {{ user }}
+    - usergroup: True
+    - system: True
+    - home: {{ root }}
+    - createhome: False
+    - shell: /usr/sbin/nologin
+
+# root owns the frame, so that nothing a site does can move its releases or links.
+site-root-{{ slug }}:
+  file.directory:
+    - names:
+        - {{ root }}
+        - {{ root }}/releases
+    - makedirs: True
+    - user: root
+    - group: root
+    - mode: '0755'
+    - require:
+        - user: site-user-{{ slug }}
+
+site-media-{{ slug }}:
+  file.directory:
+    - name: {{ root }}/media
+    - user: {{ user }}
+    - group: {{ user }}
+    - mode: '0755'
+    - require:
+        - file: site-root-{{ slug }}
+
+site-folders-{{ slug }}:
+  file.directory:
+    - names: {{ [root ~ "/repo.git", root ~ "/venvs", root ~ "/cache", root ~ "/.ssh"] | tojson }}
+    - user: {{ user }}
+    - group: {{ user }}
+    - mode: '0700'
+    - require:
+        - file: site-root-{{ slug }}
+
+site-backups-{{ slug }}:
+  file.directory:
+    - name: {{ root }}/backups
+    - user: root
+    - group: root
+    - mode: '0700'
+    - require:
+        - file: site-root-{{ slug }}
+
+# Resolves once a release is live; each release is collected into a folder of its own.
+site-static-{{ slug }}:
+  file.symlink:
+    - name: {{ root }}/static
+    - target: current/static
+    - require:
+        - file: site-root-{{ slug }}
+
+# What modules that are called without a pillar need to know; no secrets.
+site-facts-{{ slug }}:
+  file.managed:
+    - name: /etc/goldenpath/sites/{{ slug }}.json
+    - contents: |
+        {{ {"slug": slug, "user": user, "root": root, "domains": site.domains, "health": site.health,
+            "tls": site.tls, "celery": site.celery, "redis": site.redis} | tojson }}
+    - mode: '0644'
+    - require:
+        - file: base-state-directory
+
+site-env-{{ slug }}:
+  site_env.managed:
+    - name: {{ slug }}
+    - require:
+        - file: site-root-{{ slug }}
+
+{%- for source, unit in [("gunicorn.socket", "gunicorn@.socket"), ("gunicorn.service", "gunicorn@.service"),
+                         ("live.service", "gunicorn.service"), ("celery.service", "celery.service"),
+                         ("celerybeat.service", "celerybeat.service")] %}
+{%- set id = "site-unit-" ~ slug ~ "-" ~ source | replace(".", "-") %}
+
+{{ id }}:
+  file.managed:
+    - name: /etc/systemd/system/{{ user }}-{{ unit }}
+    - source: salt://site/files/{{ source }}
+    - template: jinja
+    - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery}} | tojson }}
+    - mode: '0644'
+    - require:
+        - pkg: base-packages
+        - user: site-user-{{ slug }}
+    - onchanges_in:
+        - module: site-reload
+    - watch_in:
+        - release: site-live-{{ slug }}
+{%- endfor %}
+
+site-live-{{ slug }}:
+  release.live:
+    - name: {{ slug }}
+    - require:
+        - goldenpath: redis-pong
+        - site_database: postgres-database-{{ slug }}
+        - module: site-reload
+    - watch:
+        - site_env: site-env-{{ slug }}
+        - file: site-sandbox
+{%- endfor %}

@@ -1,0 +1,125 @@
+"""Real hosts for the tests: one per Debian release, provisioned once, shared by the tests of a session."""
+
+import json
+import os
+
+import pytest
+import yaml
+
+from lab import Lab
+from lab.controller import Controller
+from lab.demo import DOMAIN, PILLAR, ask
+from lab.siterepo import SiteRepository
+
+SLUG = "acme-kitchens"
+ROOT = f"/srv/sum/{SLUG}"
+
+
+class World:
+    """One host, its controller and its site's repository."""
+
+    def __init__(self, lab, name, release, folder):
+        self.lab, self.name, self.release = lab, name, release
+        self.host = lab.up(name, release=release)
+        self.controller = Controller(folder / "controller", [self.host])
+        self.repository = SiteRepository(folder / "site")
+        self.pillar = yaml.safe_load(yaml.safe_dump(PILLAR))
+        self.write_pillar()
+
+    def write_pillar(self, **changes):
+        """Give the host its pillar, with changes to its site."""
+        self.pillar["sites"][SLUG].update(changes)
+        self.controller.pillar(self.name, self.pillar)
+
+    def sh(self, line, check=True, **options):
+        """Run a line of shell on the host; returns its output."""
+        return self.host.exec(line, check=check, **options).stdout.strip()
+
+    def salt(self, *words, host=None):
+        """One salt-ssh command. Returns (exit status, the host's answer)."""
+        host = host or self.name
+        done = self.controller.salt_ssh(host, *words, "--out=json", "--static")
+        try:
+            data = json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            return done.returncode, done.stdout + done.stderr
+        return done.returncode, data.get(host, data)
+
+    def apply(self, *words):
+        """state.apply. Returns the states by id, as (result, changes, comment)."""
+        _, states = self.salt("state.apply", *words)
+        assert isinstance(states, dict), states
+        return {
+            f"{state['__id__']}|{state['name']}": (state["result"], state["changes"], state["comment"])
+            for state in states.values()
+        }
+
+    def deploy(self, sls="deploy", **request):
+        """An orchestration. Returns (exit status, everything it printed)."""
+        done = self.controller.orchestrate(sls, request or None)
+        return done.returncode, done.stdout + done.stderr
+
+    def ask(self, path="/health/", **options):
+        """What a visitor gets: (status, body)."""
+        return ask(self.host, path, **options)
+
+    def health(self):
+        """The site's health: (status code, its `status`)."""
+        code, body = self.ask()
+        try:
+            return code, json.loads(body)["status"]
+        except ValueError:
+            return code, None
+
+    def state(self):
+        """What a refused deploy may not change: releases, links, database, units and when they started."""
+        return self.sh(
+            f"ls {ROOT}/releases; readlink {ROOT}/current {ROOT}/previous; ls {ROOT}/venvs; "
+            f"runuser -u sum-{SLUG} -- psql -qAtc 'SELECT count(*) FROM django_migrations'; "
+            "systemctl show -p Id,ActiveEnterTimestampMonotonic 'sum-*'",
+            check=False,
+        )
+
+    def live(self):
+        """The live release's id."""
+        return os.path.basename(self.sh(f"readlink {ROOT}/current"))
+
+
+@pytest.fixture(scope="session")
+def lab():
+    with Lab() as lab:
+        yield lab
+
+
+def _world(lab, release, folder):
+    name = f"t{os.getpid() % 100000}-{release[:2]}"
+    try:
+        world = World(lab, name, release, folder)
+        world.repository.publish(world.host)
+        failed = {key: state for key, state in world.apply().items() if state[0] is not True}
+        assert not failed, failed
+        status, output = world.deploy()
+        assert status == 0, output
+        yield world
+    finally:
+        if name in [host.name for host in lab.hosts()]:
+            lab.down(name)
+
+
+@pytest.fixture(scope="session")
+def bookworm(lab, tmp_path_factory):
+    yield from _world(lab, "bookworm", tmp_path_factory.mktemp("bookworm"))
+
+
+@pytest.fixture(scope="session")
+def trixie(lab, tmp_path_factory):
+    yield from _world(lab, "trixie", tmp_path_factory.mktemp("trixie"))
+
+
+@pytest.fixture(params=["bookworm", "trixie"])
+def world(request):
+    """Each of the two Debian releases, with the site live on v1.0.0."""
+    return request.getfixturevalue(request.param)
+
+
+__all__ = ["DOMAIN", "ROOT", "SLUG", "World"]

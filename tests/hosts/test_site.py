@@ -1,0 +1,140 @@
+"""The main job, on real hosts: provisioned, released, and asked as a visitor asks."""
+
+import json
+import time
+
+import pytest
+
+from .conftest import DOMAIN, ROOT, SLUG
+
+
+def _eventually(question, expected, seconds=40):
+    end = time.monotonic() + seconds
+    answer = question()
+    while answer != expected and time.monotonic() < end:
+        time.sleep(0.5)
+        answer = question()
+    assert answer == expected
+
+
+def test_site_answers_over_https(world):
+    code, body = world.ask()
+    health = json.loads(body)
+    assert (code, health["status"]) == (200, "ok")
+    assert health["release"] == world.live()
+    assert world.ask("/")[0] == 200
+    assert world.ask("/static/pages/site.css")[0] == 200
+    assert world.ask("/static/../.env")[0] in (400, 404)
+    assert world.ask("/static/releases.jsonl")[0] == 404
+
+
+def test_ports_from_outside(world, request):
+    other = request.getfixturevalue("trixie" if world.release == "bookworm" else "bookworm").host
+    for port, open_ in ((22, True), (80, True), (443, True), (6379, False), (5432, False), (2019, False)):
+        for ipv6 in (False, True):
+            assert world.host.port_open(port, from_host=other, ipv6=ipv6) is open_, (port, ipv6)
+
+
+def test_http_is_redirected(world):
+    answer = world.sh(f"curl -sI -H 'Host: {DOMAIN}' http://127.0.0.1/health/")
+    assert answer.startswith("HTTP/1.1 308") and f"https://{DOMAIN}/health/" in answer
+
+
+def test_redis_answers_pong(world):
+    assert world.sh("redis-cli ping") == "PONG"
+    assert world.salt("goldenpath.redis_ping") == (0, "PONG")
+
+
+def test_second_apply_changes_nothing(world):
+    changed = {key: state for key, state in world.apply().items() if state[0] is not True or state[1]}
+    assert changed == {}
+
+
+def test_dry_run_finds_no_drift(world):
+    changed = {key: state for key, state in world.apply("test=True").items() if state[0] is not True or state[1]}
+    assert changed == {}
+
+
+def test_everything_comes_back_after_a_reboot(world):
+    live = world.live()
+    world.host.reboot()
+    _eventually(world.health, (200, "ok"), 60)
+    assert json.loads(world.ask()[1])["release"] == live
+    assert world.sh("systemctl is-system-running --wait", check=False) == "running"
+    assert world.sh("redis-cli ping") == "PONG"
+    running = world.sh(f"systemctl list-units --plain --no-legend 'sum-{SLUG}-gunicorn@*.service'").splitlines()
+    assert [line.split()[0] for line in running] == [f"sum-{SLUG}-gunicorn@{live}.service"]
+
+
+def test_files_pass_their_own_parsers(world):
+    world.sh("caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile")
+    world.sh("systemd-analyze verify /etc/systemd/system/sum-*.service")
+    world.sh("sshd -t")
+    world.sh("/opt/goldenpath/redis-try-config /etc/redis/goldenpath.conf")
+
+
+def test_environment_file_is_the_sites_alone(world):
+    assert world.sh(f"stat -c '%a %U' {ROOT}/.env") == f"600 sum-{SLUG}"
+    names = {line.split("=")[0] for line in world.sh(f"grep -v '^#' {ROOT}/.env").splitlines()}
+    assert {
+        "DJANGO_SETTINGS_MODULE", "DJANGO_SECRET_KEY", "ALLOWED_HOSTS", "DJANGO_DB_NAME", "DJANGO_DB_USER",
+        "DJANGO_DB_PASSWORD", "DJANGO_DB_HOST", "DJANGO_DB_PORT", "DJANGO_STATIC_ROOT", "DJANGO_MEDIA_ROOT",
+        "SITE_DOMAIN", "REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND",
+    } <= names  # fmt: skip
+
+
+def test_a_site_cannot_reach_another_ones_database(bookworm):
+    bookworm.sh("runuser -u postgres -- psql -qc 'CREATE ROLE \"sum-other\" LOGIN'")
+    try:
+        refused = bookworm.sh(
+            "useradd --system sum-other; "
+            f"runuser -u sum-other -- psql -d sum-{SLUG} -c 'SELECT 1' 2>&1; "
+            f"runuser -u sum-other -- psql -U sum-{SLUG} -d sum-{SLUG} -c 'SELECT 1' 2>&1",
+            check=False,
+        )
+    finally:
+        bookworm.sh("runuser -u postgres -- psql -qc 'DROP ROLE \"sum-other\"'; userdel sum-other")
+    assert "permission denied for database" in refused and "Peer authentication failed" in refused
+
+
+@pytest.mark.parametrize(
+    ("unit", "stopped"),
+    [("redis-server", (503, "unhealthy")), ("postgresql*", (503, "unhealthy")), (f"sum-{SLUG}-celery", (200, "degraded"))],
+)
+def test_health_tells_what_is_stopped(world, unit, stopped):
+    world.sh(f"systemctl stop '{unit}'")
+    try:
+        _eventually(world.health, stopped)
+    finally:
+        world.sh("systemctl start postgresql" if unit == "postgresql*" else f"systemctl start '{unit}'")
+    _eventually(world.health, (200, "ok"))
+
+
+def test_deploy_stops_at_step_one_without_redis(world):
+    world.sh("systemctl stop redis-server")
+    try:
+        before = world.state()
+        status, output = world.deploy()
+        assert status != 0
+        assert (
+            f"Redis on {world.name} did not answer PONG: connection refused on 127.0.0.1:6379. "
+            "Try: systemctl status redis-server" in output
+        )
+        assert "Traceback" not in output
+        assert world.state() == before
+    finally:
+        world.sh("systemctl start redis-server")
+    _eventually(world.health, (200, "ok"))
+
+
+def test_stopped_site_is_drift_and_is_started(world):
+    live = world.live()
+    world.sh(f"systemctl stop sum-{SLUG}-celery sum-{SLUG}-gunicorn")
+    world.sh(f"systemctl disable --quiet sum-{SLUG}-celery")
+    key = f"site-live-{SLUG}|{SLUG}"
+    result, changes, _ = world.apply("test=True")[key]
+    assert result is None and f"start sum-{SLUG}-celery.service" in changes[SLUG]
+    assert world.apply()[key][0] is True
+    _eventually(world.health, (200, "ok"))
+    assert world.live() == live
+    assert world.sh(f"systemctl is-enabled sum-{SLUG}-celery") == "enabled"

@@ -1,6 +1,4 @@
-"""For `manage.py test` on any machine: SQLite, a cache in memory, tasks that run where they are sent."""
-
-import tempfile
+"""For `manage.py test` on any machine: everything in memory, and tasks run where they are sent."""
 
 from .base import *  # noqa: F403
 
@@ -12,7 +10,10 @@ RELEASE = "test"
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
-MEDIA_ROOT = tempfile.mkdtemp(prefix="example-site-media-")
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
 
 CELERY_TASK_ALWAYS_EAGER = True
 CELERY_BROKER_URL = "memory://"

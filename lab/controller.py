@@ -24,7 +24,7 @@ class Controller:
     def __init__(self, folder, hosts=()):
         self.folder = pathlib.Path(folder).resolve()
         self.hosts = {}
-        for name in ("config", "pillar/hosts", "state/log"):
+        for name in ("config", "pillar/hosts", "state/log", "state/cache/proc"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         os.chmod(self.folder, 0o700)
         shutil.copy(REPOSITORY / "pillar/top.sls", self.folder / "pillar/top.sls")

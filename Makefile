@@ -20,7 +20,7 @@ setup: .venv/.complete ## the controller: .venv with Salt and the test tools
 	@echo "Installing Salt into .venv"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
-	@mkdir -p .salt && touch $@
+	@mkdir -p .salt/cache/proc && touch $@
 
 lint: setup ## ruff, and the house rules that a program can check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .

@@ -19,6 +19,7 @@ import salt.utils.minions
 _ASKED = {
     "deploy": {"target": str, "site": str, "ref": str, "wait": int},
     "rollback": {"target": str, "site": str, "release": str, "wait": int},
+    "restore": {"target": str, "site": str, "snapshot": str, "confirm": str, "wait": int},
 }
 
 
@@ -81,7 +82,7 @@ def plan(action, request):
     The hosts and sites that an orchestration is for, or all reasons not to begin.
 
     action (str)
-        ``deploy`` or ``rollback``.
+        ``deploy``, ``rollback`` or ``restore``.
     request (dict)
         What the operator gave as ``pillar=``.
 
@@ -104,6 +105,9 @@ def plan(action, request):
             errors.append(f"{key}: {value!r} is not {kind}")
         elif isinstance(value, str) and not value.strip():
             errors.append(f"{key}: is empty. Try: name one, or leave the key out")
+    for key in ("target", "site") if action == "restore" else ():
+        if key not in request:
+            errors.append(f"{key}: is missing. Try: name the one that is to be restored")
     chosen = {}
     if not errors:
         target, site = request.get("target", "*"), request.get("site")
@@ -128,6 +132,11 @@ def plan(action, request):
                     f"No host that matches {target!r} has {'the site ' + site if site else 'a site'}. "
                     f"Known: {', '.join(there) or 'none'}. Try: name it under `sites:` in pillar/hosts"
                 )
+    if chosen:
+        entries = None
+        if _transport() == "ssh":
+            entries = salt.roster.Roster(__opts__, __opts__.get("roster", "flat")).targets("*", "glob")
+        __salt__["progress.watch"](chosen, entries)
     return {
         "hosts": chosen,
         "errors": errors,

@@ -14,6 +14,9 @@ import json
 import logging
 import os
 import shutil
+import socket
+import ssl
+import subprocess
 import time
 
 from salt.exceptions import CommandExecutionError
@@ -24,7 +27,7 @@ log = logging.getLogger(__name__)
 KEEP = 5
 # Answers in a row that prove a release, and how long it may take to give them.
 GOOD_ANSWERS = 3
-BAD_ANSWERS = 5
+BAD_ANSWERS = 4
 PROVE_SECONDS = 60
 WORKER_SECONDS = 30
 # What a release, its environment and the journal may need before a deploy begins.
@@ -59,7 +62,7 @@ from celery.app.utils import find_app
 project, slug, pid, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 app = find_app(project)
 node, queue = f"{slug}@{socket.gethostname()}", f"proof-{uuid.uuid4().hex}"
-ask = app.control.inspect(destination=[node], timeout=2, limit=1)
+ask = app.control.inspect(destination=[node], timeout=0.5, limit=1)
 end, asked = time.monotonic() + seconds, False
 why = "it does not answer"
 while time.monotonic() < end:
@@ -198,6 +201,29 @@ def good(slug):
     ]
 
 
+def report(limit=10):
+    """
+    What is live on this host, and how it came to be.
+
+    limit (int)
+        The last so many records of each site.
+
+    Returns a dictionary of sites, each with ``live`` (release id or ``None``), ``good`` (release ids) and
+    ``history``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.report
+    """
+    slugs = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(root("*") + "/.env"))
+    return {
+        slug: {"live": _named(slug, "current"), "good": good(slug), "history": history(slug, limit)}
+        for slug in slugs
+    }
+
+
 @contextlib.contextmanager
 def _locked(slug, wait, holder):
     """
@@ -232,6 +258,7 @@ def _locked(slug, wait, holder):
             stream.flush()
 
         tell("start")
+        __salt__["progress.clear"](slug)
         yield tell
 
 
@@ -257,15 +284,15 @@ class _Run:
     def step(self, name):
         self.step_name = name
         self.tell(name)
-        _progress(self.slug, name, "begun")
+        __salt__["progress.tell"](self.slug, name, "begun")
         began = time.monotonic()
         try:
             yield
         except BaseException:
-            _progress(self.slug, name, "failed", time.monotonic() - began)
+            __salt__["progress.tell"](self.slug, name, "failed", time.monotonic() - began)
             raise
         self.steps[name] = round(time.monotonic() - began, 2)
-        _progress(self.slug, name, "done", self.steps[name])
+        __salt__["progress.tell"](self.slug, name, "done", self.steps[name])
 
     def masked(self, text):
         """
@@ -309,19 +336,6 @@ class _Run:
         return self.psql("SELECT app || '.' || name FROM django_migrations ORDER BY id").splitlines()
 
 
-def _progress(slug, step, event, seconds=None):
-    """
-    Where a deploy is, for whoever watches it from the controller.
-    """
-    line = {"site": slug, "step": step, "event": event, "at": time.time()}
-    if seconds is not None:
-        line["seconds"] = round(seconds, 2)
-    with contextlib.suppress(OSError):
-        os.makedirs("/run/goldenpath", exist_ok=True)
-        with open(f"/run/goldenpath/{slug}.progress", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-
-
 def _reason(output):
     """
     The line of a program's output that says why: of a Python traceback its last.
@@ -348,30 +362,76 @@ def _preflight(run):
                 f"{run.slug} is not provisioned on {run.host}: there is no {path}. "
                 f"Try: salt-ssh {run.host} state.apply"
             )
+    needed = FREE_BYTES
     try:
-        run.psql("SELECT 1")
+        # Migrations are preceded by a dump, which is never larger than the database.
+        needed += int(run.psql(f"SELECT pg_database_size('sum-{run.slug}')"))
     except CommandExecutionError as exc:
         faults.append(str(exc))
-    if __salt__["service.status"]("caddy") is not True:
-        faults.append(f"Caddy is not running on {run.host}. Try: systemctl status caddy")
     disk = os.statvfs(run.root)
     free = disk.f_bavail * disk.f_frsize
-    if free < FREE_BYTES:
+    if free < needed:
         faults.append(
-            f"{run.root} on {run.host} has {free >> 20} MiB left, a release needs {FREE_BYTES >> 20}. Try: df -h /srv"
+            f"{run.root} on {run.host} has {free >> 20} MiB left, a release and its dump need {needed >> 20}. "
+            "Try: df -h /srv"
         )
-    live = _named(run.slug, "current")
-    if live:
-        needed = __salt__["release_units.memory"](run.slug, live)
-        with open("/proc/meminfo", encoding="ascii") as stream:
-            available = next(int(line.split()[1]) << 10 for line in stream if line.startswith("MemAvailable"))
-        if available < needed + (32 << 20):
-            faults.append(
-                f"{run.host} has {available >> 20} MiB of memory left, the new release beside the old one needs "
-                f"about {needed >> 20}. Try: free -m, or fewer workers"
-            )
+    faults += _memory_faults(run) + _caddy_faults(run)
+    fresh = __salt__["backup.freshness"](run.slug)
+    faults += fresh["refusals"]
+    run.notes += fresh["warnings"]
     if faults:
         raise _Refused("\n".join(faults))
+
+
+def _memory_faults(run):
+    live = _named(run.slug, "current")
+    needed = __salt__["release_units.memory"](run.slug, live) if live else 0
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        available = next(int(line.split()[1]) << 10 for line in stream if line.startswith("MemAvailable"))
+    if not live or available >= needed + (32 << 20):
+        return []
+    return [
+        f"{run.host} has {available >> 20} MiB of memory left, the new release beside the old one needs "
+        f"about {needed >> 20}. Try: free -m, or fewer workers"
+    ]
+
+
+def _caddy_faults(run):
+    """
+    Caddy runs, its files would survive a restart, and it has a certificate for the site that lasts.
+    """
+    if __salt__["service.status"]("caddy") is not True:
+        return [f"Caddy is not running on {run.host}. Try: systemctl status caddy"]
+    valid = __salt__["cmd.run_all"](
+        ["/opt/goldenpath/caddy-validate", "/etc/caddy/Caddyfile"], python_shell=False, ignore_retcode=True
+    )
+    if valid["retcode"]:
+        return [
+            f"Caddy's files on {run.host} are not valid: {_reason(valid['stdout'])}. "
+            f"Try: salt-ssh {run.host} state.apply caddy"
+        ]
+    domain = run.site["domains"][0]
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", 443), 5) as plain,
+            context.wrap_socket(plain, server_hostname=domain) as secured,
+        ):
+            certificate = secured.getpeercert(binary_form=True)
+    except OSError as exc:
+        return [
+            f"Caddy on {run.host} has no certificate for {domain}: {exc}. Does the name point here? "
+            "Try: journalctl -u caddy -n 50"
+        ]
+    # Internal certificates last twelve hours and are renewed in time: a minute is what a deploy needs.
+    lasts = subprocess.run(
+        ["openssl", "x509", "-inform", "der", "-noout", "-checkend", "60"],
+        input=certificate, capture_output=True, check=False,
+    )  # fmt: skip
+    if lasts.returncode:
+        return [f"The certificate for {domain} on {run.host} has expired. Try: journalctl -u caddy -n 50"]
+    return []
 
 
 def _clean(run):
@@ -553,6 +613,7 @@ def _prove(run, release):
     service = __salt__["release_units.names"](run.slug, release)[1]
     good_answers = bad_answers = 0
     while time.time() < end and bad_answers < BAD_ANSWERS:
+        asked = time.time()
         answer = __salt__["goldenpath.site_health"](
             run.slug, run.site, socket=f"{run.folder(release)}/gunicorn.sock", timeout=10
         )
@@ -563,7 +624,8 @@ def _prove(run, release):
         else:
             # It flaps, or was never well: a good answer before does not count any more.
             good_answers = 0
-            bad_answers += answer["status"] != "unreachable"
+            # Refused while it starts is one thing; no answer for ten seconds is another.
+            bad_answers += answer["status"] != "unreachable" or time.time() - asked > 9
         time.sleep(0.1)
     raise CommandExecutionError(
         f"The new release is not healthy: {answer['message']}. Try: journalctl -u {service}\n"
@@ -627,7 +689,8 @@ def _switch_back(run, before, release):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{run.root}/current")
         __salt__["release_units.stop"](run.slug, [release])
-        return "There is no older release to go back to: the site is down"
+        maintenance(run.slug, True, "deploy")
+        return "There is no older release to go back to: visitors see the maintenance page"
     # Where it was drained already it is started first; where it still runs this does nothing.
     with contextlib.suppress(CommandExecutionError):
         __salt__["release_units.start"](run.slug, before)
@@ -713,7 +776,8 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
         raise _Refused(f"{ref!r:.80} is no tag, branch or commit. Try: git ls-remote on the site's repository")
     if not os.path.isdir(run.root):
         raise _Refused(
-            f"{slug} is not provisioned on {run.host}: there is no {run.root}. Try: salt-ssh {run.host} state.apply"
+            f"{slug} is not provisioned on {run.host}: there is no {run.root}. "
+            f"Try: salt-ssh {run.host} state.apply"
         )
     record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who,
               "when": f"{_now():%Y-%m-%dT%H:%M:%SZ}", "migrations": [], "dump": None}  # fmt: skip
@@ -742,6 +806,8 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
             raise _failed(run, record, release, before, reason) from exc
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{run.folder(release)}/.unfinished")
+        if maintenance(slug) == "deploy":
+            maintenance(slug, False)
         record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)
         _record(slug, record)
         with run.step("prune"):
@@ -797,9 +863,44 @@ def _failed(run, record, release, before, reason):
                 os.unlink(record["dump"])
         shutil.rmtree(run.folder(release), ignore_errors=True)
     message = (
-        f"The deploy of {record['ref']} to {run.slug} on {run.host} failed at step {step}: {sentence}. {state}."
+        f"The deploy of {record['ref']} to {run.slug} on {run.host} failed at step {step}: "
+        f"{sentence.rstrip('.')}. {state}."
     )
-    return CommandExecutionError(message.replace("..", ".") + (f"\n{tail}" if tail.strip() else ""))
+    return CommandExecutionError(message + (f"\n{tail}" if tail.strip() else ""))
+
+
+def maintenance(slug, on=None, why="operator"):
+    """
+    The maintenance page: visitors read it with status 503 and ``Retry-After``, the health path is still the
+    site's own.
+
+    slug (str)
+        The site.
+    on (bool)
+        Switch it on or off; only ask where it is left out.
+    why (str)
+        Who switched it on.
+
+    Returns who switched it on, or an empty string where it is off.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.maintenance acme-kitchens True
+    """
+    flag = f"{root(slug)}/maintenance"
+    if on:
+        with open(flag, "w", encoding="utf-8") as stream:
+            stream.write(why)
+    elif on is False:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(flag)
+    try:
+        with open(flag, encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
 
 
 def rollback(slug, site, release=None, who="unknown", wait=0):
@@ -847,9 +948,8 @@ def rollback(slug, site, release=None, who="unknown", wait=0):
             state = _undo_rollback(run, before, target)
             sentence, _, tail = run.masked(str(exc)).partition("\n")
             raise CommandExecutionError(
-                f"The rollback of {slug} on {run.host} to {target} failed at step {run.step_name}: {sentence}. "
-                f"{state}.".replace("..", ".")
-                + (f"\n{tail}" if tail else "")
+                f"The rollback of {slug} on {run.host} to {target} failed at step {run.step_name}: "
+                f"{sentence.rstrip('.')}. {state}." + (f"\n{tail}" if tail else "")
             ) from exc
         _record(slug, {**record, "release": before, "outcome": "bad", "reason": f"rolled back by {who}"})
         record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)

@@ -1,0 +1,172 @@
+"""
+What a deploy is doing right now, on the operator's screen: ``salt-run`` itself is silent until the end.
+
+The host appends each step to ``/run/goldenpath/<slug>.progress``. The controller reads that file while the
+orchestration runs (over ssh, on the connection that is open anyway) or receives it as events (minions), and
+writes to standard error, so that standard output stays what Salt's outputter makes of it.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import salt.utils.event
+
+_FOLDER = "/run/goldenpath"
+_TAG = "goldenpath/progress"
+
+
+def tell(slug, step, event, seconds=None):
+    """
+    On the host: note where a deploy is. Nothing fails when it cannot be noted.
+
+    slug (str)
+        The site.
+    step (str)
+        The step's name.
+    event (str)
+        ``begun``, ``done`` or ``failed``.
+    seconds (float)
+        How long it took.
+
+    Returns ``True`` when it was noted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 progress.tell acme-kitchens fetch begun
+    """
+    line = {"host": __grains__["id"], "site": slug, "step": step, "event": event}
+    if seconds is not None:
+        line["seconds"] = round(seconds, 2)
+    if __opts__.get("file_client") == "remote":
+        __salt__["event.send"](f"{_TAG}/{slug}", line)
+        return True
+    with contextlib.suppress(OSError):
+        os.makedirs(_FOLDER, exist_ok=True)
+        with open(f"{_FOLDER}/{slug}.progress", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        return True
+    return False
+
+
+def clear(slug):
+    """
+    On the host: forget what the deploy before noted.
+
+    slug (str)
+        The site.
+
+    Returns ``True``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 progress.clear acme-kitchens
+    """
+    with contextlib.suppress(OSError), open(f"{_FOLDER}/{slug}.progress", "w", encoding="utf-8"):
+        pass
+    return True
+
+
+def watch(hosts, roster=None):
+    """
+    On the controller: show the steps of all hosts until the orchestration ends, then a table of them.
+
+    hosts (dict)
+        Host ids, and of each the sites that are released.
+    roster (dict)
+        The hosts' roster entries; ``None`` for minions, whose steps come as events.
+
+    Returns ``True``, or ``False`` under ``--quiet``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate deploy
+    """
+    if __opts__.get("quiet"):
+        return False
+    screen = _Screen(hosts)
+    if roster is None:
+        threading.Thread(target=_events, args=(dict(__opts__), screen), daemon=True).start()
+    else:
+        for host, slugs in hosts.items():
+            threading.Thread(target=_follow, args=(_ssh(roster[host]), slugs, screen), daemon=True).start()
+    atexit.register(screen.table)
+    return True
+
+
+class _Screen:
+    """
+    One line when a step begins and one when it ends, of all hosts as they come.
+    """
+
+    def __init__(self, hosts):
+        self.hosts = hosts
+        self.steps = {}
+        self.lock = threading.Lock()
+
+    def show(self, line):
+        try:
+            note = json.loads(line)
+            host, site, step, event = (note[key] for key in ("host", "site", "step", "event"))
+        except (ValueError, KeyError, TypeError):
+            return
+        if site not in self.hosts.get(host, ()):
+            return
+        with self.lock:
+            steps = self.steps.setdefault((host, site), {})
+            text = {"begun": "...", "done": f"{note.get('seconds', 0):.1f} s", "failed": "FAILED"}.get(
+                event, event
+            )
+            if event != "begun":
+                steps[step] = text
+            print(f"{time.strftime('%H:%M:%S')} {host} {site}: {step} {text}", file=sys.stderr, flush=True)
+
+    def table(self):
+        with self.lock:
+            for (host, site), steps in sorted(self.steps.items()):
+                line = ", ".join(f"{step} {text}" for step, text in steps.items())
+                print(f"{host} {site}: {line}", file=sys.stderr, flush=True)
+
+
+def _ssh(entry):
+    argv = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+    for option in entry.get("ssh_options") or ():
+        argv += ["-o", option]
+    if entry.get("port"):
+        argv += ["-p", str(entry["port"])]
+    if entry.get("priv") and entry["priv"] != "agent-forwarding":
+        argv += ["-i", os.path.expanduser(entry["priv"])]
+    return [*argv, "--", f"{entry.get('user') or 'root'}@{entry['host']}"]
+
+
+def _follow(ssh, slugs, screen):
+    """
+    Read a host's notes as they are written. The far end stops when this end is gone: its input closes.
+    """
+    files = " ".join(f"{_FOLDER}/{slug}.progress" for slug in slugs)
+    command = f"tail -q -n 0 -F {files} 2>/dev/null & t=$!; cat >/dev/null; kill $t"
+    with contextlib.suppress(OSError):
+        process = subprocess.Popen(
+            [*ssh, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        atexit.register(process.terminate)
+        for line in process.stdout:
+            screen.show(line)
+
+
+def _events(opts, screen):
+    with contextlib.suppress(Exception):
+        bus = salt.utils.event.get_event("master", opts=opts, listen=True)
+        for event in bus.iter_events(tag=_TAG, full=True):
+            screen.show(json.dumps(event["data"].get("data", {})))

@@ -1,0 +1,261 @@
+"""
+Questions about all hosts, asked from the controller: ``salt-run goldenpath.…``.
+"""
+
+import asyncio
+import ipaddress
+import socket
+
+import salt.client
+import salt.client.ssh.client
+import salt.roster
+import salt.utils.minions
+from salt.exceptions import SaltException
+
+TIMEOUT = 3  # seconds, for each connection; they all run at once
+AT_ONCE = 500  # connections; the usual limit of open files is 1024
+OPEN = {80: "http", 443: "https"}
+CLOSED = {
+    2019: "caddy admin",
+    3306: "mysql",
+    5432: "postgres",
+    5555: "flower",
+    5672: "amqp",
+    6379: "redis",
+    8000: "app server",
+    8080: "app server",
+    9000: "app server",
+    11211: "memcached",
+    27017: "mongodb",
+}
+
+
+def exposed(target="*"):
+    """
+    Connect from here to each host's public addresses, and tell which ports answer: those of ssh and the web
+    may, those of Redis, Postgres and their like must not. Hosts come from the roster, or from the accepted
+    minions where the configuration says ``goldenpath: {transport: minion}``.
+
+    :param target: a glob over host ids.
+    :return: dict with ``hosts`` (for each id ``addresses`` and ``ports``: one dict per address and port with
+        ``address``, ``port``, ``service``, ``state``: open, refused, filtered or unreachable, and ``ok``),
+        ``faults`` (a sentence each) and ``retcode``: 1 if a port is open that should not be, if a host cannot
+        be resolved or reached, or if no host matches. On the command line a table, unless ``--out`` is given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run goldenpath.exposed 'web*'
+    """
+    try:
+        hosts = _hosts(target)
+        faults = {} if hosts else {"exposed": [_no_host(target)]}
+    except (SaltException, OSError, ValueError) as exc:
+        hosts, faults = {}, {"exposed": [f"The hosts cannot be listed: {exc}. Try: {_listing()}"]}
+    found = asyncio.run(_probe_all(hosts))
+    for host, data in found.items():
+        faults[host] = _faults(host, data)
+    rows = {host: [_row(port) for port in data["ports"]] for host, data in found.items()}
+    return _shown({"hosts": found}, rows, faults)
+
+
+def releases(target="*", site=None, limit=10):
+    """
+    What was released to each host, when, by whom, how long it took and how it ended; the live release is marked.
+
+    :param target: a glob over host ids.
+    :param site: only this site.
+    :param limit: the last so many releases of each site.
+    :return: dict with ``hosts`` (for each id its sites with ``live``, ``good`` and ``history``), ``faults``
+        (a sentence each) and ``retcode``: 1 if a host does not answer or none matches. On the command line a
+        table, unless ``--out`` is given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run goldenpath.releases 'web*' site=acme-kitchens
+    """
+    try:
+        ids = sorted(_hosts(target))
+        faults = {} if ids else {"releases": [_no_host(target)]}
+        told = _ask(ids, "release.report", [limit]) if ids else {}
+    except (SaltException, OSError, ValueError) as exc:
+        ids, told, faults = [], {}, {"releases": [f"The hosts cannot be asked: {exc}. Try: {_listing()}"]}
+    hosts, rows = {}, {}
+    for host in ids:
+        sites = told.get(host)
+        if not isinstance(sites, dict) or "_error" in sites or "stderr" in sites:
+            faults[host] = [f"{host} does not answer. Try: {_command(host)} test.ping"]
+            continue
+        hosts[host] = {slug: facts for slug, facts in sites.items() if site in (None, slug)}
+        rows[host] = [
+            _release_row(slug, facts["live"], record)
+            for slug, facts in hosts[host].items()
+            for record in facts["history"]
+        ]
+    return _shown({"hosts": hosts}, rows, faults)
+
+
+def _release_row(slug, live, record):
+    outcome = record["outcome"]
+    if outcome == "live" and record["release"] == live:
+        outcome = "LIVE"
+    return (
+        slug,
+        record["when"],
+        record["action"],
+        record["ref"],
+        (record["sha"] or "-")[:8],
+        record["release"] or "-",
+        record["who"],
+        f"{record.get('seconds', 0):.1f} s",
+        f"{len(record['migrations'])} migrations",
+        outcome if outcome != "failed" else f"failed at {record.get('step', '?')}",
+    )
+
+
+def _ask(ids, function, arguments):
+    """One execution function on several hosts, over ssh or by their minions."""
+    if _transport() == "ssh":
+        client = salt.client.ssh.client.SSHClient(mopts=__opts__)
+        answers = client.cmd(ids, function, arguments, tgt_type="list")
+        return {host: answer.get("return", answer) for host, answer in answers.items()}
+    with salt.client.get_local_client(mopts=__opts__) as client:
+        return client.cmd(ids, function, arguments, tgt_type="list")
+
+
+def _command(host):
+    return f"{'salt-ssh' if _transport() == 'ssh' else 'salt'} {host}"
+
+
+def _transport():
+    return (__opts__.get("goldenpath") or {}).get("transport", "minion")
+
+
+def _hosts(target):
+    """For each id that the target matches: its names or addresses, and the port of its sshd."""
+    if _transport() == "ssh":
+        roster = salt.roster.Roster(__opts__, __opts__.get("roster", "flat")).targets(target, "glob")
+        return {host: ([data.get("host") or host], int(data.get("port") or 22)) for host, data in roster.items()}
+    ids = sorted(salt.utils.minions.CkMinions(__opts__).check_minions(target, "glob")["minions"])
+    grains = {host: salt.utils.minions.get_minion_data(host, __opts__)[1] or {} for host in ids}
+    unknown = [host for host in ids if not grains[host].get("ipv4")]
+    if unknown:
+        with salt.client.get_local_client(mopts=__opts__) as client:
+            told = client.cmd(unknown, "grains.item", ["ipv4", "ipv6", "fqdn"], tgt_type="list")
+        grains.update({host: each for host, each in told.items() if isinstance(each, dict)})
+    return {host: (_public(grains[host]), 22) for host in ids}
+
+
+def _public(grains):
+    """
+    A minion's public addresses; on a private network all that are not its own loopback or link; its name
+    where it told none.
+    """
+    told = [ipaddress.ip_address(each) for each in [*grains.get("ipv4", []), *grains.get("ipv6", [])]]
+    told = [each for each in told if not (each.is_loopback or each.is_link_local)]
+    chosen = [each for each in told if each.is_global] or told
+    return [str(each) for each in chosen] or [each for each in [grains.get("fqdn")] if each]
+
+
+def _no_host(target):
+    known = sorted(_hosts("*"))
+    return f"No host matches '{target}'. Known: {', '.join(known) or 'none'}. Try: {_listing()}"
+
+
+def _listing():
+    """The command that shows which hosts there are."""
+    return f"cat {__opts__.get('roster_file')}" if _transport() == "ssh" else "salt-key --list-all"
+
+
+async def _probe_all(hosts):
+    gate = asyncio.Semaphore(AT_ONCE)
+    found = await asyncio.gather(*(_probe(names, ssh, gate) for names, ssh in hosts.values()))
+    return dict(zip(hosts, found, strict=True))
+
+
+async def _probe(names, ssh, gate):
+    """Resolve a host's names and try each of its ports."""
+    addresses, error = [], "it has told no address"
+    for name in names:
+        try:
+            told = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            addresses += [info[4][0] for info in told if info[4][0] not in addresses]
+        except (OSError, UnicodeError) as exc:
+            error = f"{name}: {getattr(exc, 'strerror', None) or exc}"
+    services = {**CLOSED, **OPEN, ssh: "ssh"}
+    pairs = [(address, port) for address in addresses for port in sorted(services)]
+    states = await asyncio.gather(*(_state(address, port, gate) for address, port in pairs))
+    ports = [
+        {
+            "address": address,
+            "port": port,
+            "service": services[port],
+            "state": state,
+            "ok": state != "open" or port == ssh or port in OPEN,
+        }
+        for (address, port), state in zip(pairs, states, strict=True)
+    ]
+    return {"addresses": addresses, "ports": ports, **({} if addresses else {"error": error})}
+
+
+async def _state(address, port, gate):
+    async with gate:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), TIMEOUT)
+        except TimeoutError:
+            return "filtered"
+        except ConnectionRefusedError:
+            return "refused"
+        except OSError:
+            return "unreachable"
+        writer.close()
+        return "open"
+
+
+def _faults(host, data):
+    ssh = _transport() == "ssh"
+    if "error" in data:
+        where = _listing() if ssh else f"salt {host} network.ip_addrs"
+        return [f"{host} cannot be resolved: {data['error']}. Try: {where}"]
+    command = _command(host)
+    if not any(port["state"] in ("open", "refused") for port in data["ports"]):
+        return [f"{host} answers on no port of {', '.join(data['addresses'])}. Try: {command} test.ping"]
+    return [
+        f"{host} answers from outside on port {port['port']} ({port['service']}) of {port['address']}. "
+        f"Try: {command} state.apply firewall"
+        for port in data["ports"]
+        if not port["ok"]
+    ]
+
+
+def _row(port):
+    verdict = "" if port["ok"] else "MUST BE CLOSED"
+    return port["address"], str(port["port"]), port["service"], port["state"], verdict
+
+
+def _shown(data, rows, faults):
+    """
+    What a runner here returns. For a human: a table, its first column the host, and the faults under it; for
+    `--out` and for other programs the data. salt-run takes its exit status from the key `retcode` alone.
+    """
+    told = [sentence for sentences in faults.values() for sentence in sentences]
+    retcode = 1 if told else 0
+    __context__["retcode"] = retcode
+    data = {**data, "faults": told, "retcode": retcode}
+    if __opts__.get("__cli") != "salt-run":
+        return data
+    if __opts__.get("output"):
+        return {"data": data, "outputter": "nested"}
+    cells = [row for host in rows for row in rows[host]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = {}
+    for host in {**rows, **faults}:
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows.get(host, [])
+        ]
+        lines[host] = "\n".join([*table, *faults.get(host, [])])
+    return {"data": {**lines, "retcode": retcode}, "outputter": "txt"}

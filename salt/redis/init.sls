@@ -1,0 +1,93 @@
+# Managed by Golden Path. The host's Redis: on loopback, persistent, and proven by PONG before anything uses it.
+{%- from "redis/map.jinja" import redis with context %}
+
+include:
+  - base
+
+# Saving forks; without it the kernel may refuse although there is memory enough.
+redis-memory-overcommit:
+  sysctl.present:
+    - name: vm.overcommit_memory
+    - value: 1
+    - config: /etc/sysctl.d/60-goldenpath-redis.conf
+
+redis-try-config:
+  file.managed:
+    - name: /opt/goldenpath/redis-try-config
+    - source: salt://redis/files/redis-try-config.py
+    - makedirs: True
+    - mode: '0755'
+
+redis-conffile:
+  goldenpath.redis_conffile:
+    - name: /etc/redis/redis.conf
+    - require:
+        - pkg: base-packages
+
+redis-config:
+  file.managed:
+    - name: /etc/redis/goldenpath.conf
+    - source: salt://redis/files/goldenpath.conf
+    - template: jinja
+    - context: {{ {"redis": redis} | tojson }}
+    - user: root
+    - group: redis
+    - mode: '0640'
+    # The installed redis-server really starts with it, elsewhere, before the one that serves sees it.
+    - check_cmd: /opt/goldenpath/redis-try-config
+    - require:
+        - file: redis-try-config
+        - goldenpath: redis-conffile
+
+# Before the restart into `appendonly yes`: Redis reads that file alone, and an older one would win.
+redis-append-only:
+  goldenpath.redis_append_only:
+    - name: redis
+    - require:
+        - pkg: base-packages
+        - file: redis-config
+
+redis-unit:
+  file.managed:
+    - name: /etc/systemd/system/redis-server.service.d/goldenpath.conf
+    - source: salt://redis/files/redis-server.service.conf
+    - makedirs: True
+    - mode: '0644'
+    - require:
+        - file: redis-config
+  module.run:
+    - name: service.systemctl_reload
+    - onchanges:
+        - file: redis-unit
+
+redis-unmasked:
+  service.unmasked:
+    - name: redis-server
+    - require:
+        - pkg: base-packages
+
+redis-service:
+  service.running:
+    - name: redis-server
+    - enable: True
+    - require:
+        - service: redis-unmasked
+        - goldenpath: redis-append-only
+        - sysctl: redis-memory-overcommit
+    - watch:
+        - file: redis-config
+        - file: redis-unit
+
+# What somebody changed by CONFIG SET is set back without a restart.
+redis-settings:
+  goldenpath.redis_settings:
+    - name: redis
+    - require:
+        - service: redis-service
+
+# Everything that needs Redis requires this one.
+redis-pong:
+  goldenpath.redis_ping:
+    - name: 127.0.0.1
+    - require:
+        - goldenpath: redis-settings

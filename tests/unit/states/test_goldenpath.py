@@ -1,0 +1,180 @@
+"""
+The states over goldenpath: what they answer, and that a dry run changes nothing.
+"""
+
+import importlib.util
+import pathlib
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+GOOD = [
+    {"check": "pong", "ok": True, "message": "PONG"},
+    {"check": "conffile", "ok": None, "message": "not asked"},
+]
+
+
+class States:
+    """
+    The state module as a host loads it; what the execution module answers is set by each test.
+    """
+
+    def __init__(self):
+        spec = importlib.util.spec_from_file_location("goldenpath_state", ROOT / "_states/goldenpath.py")
+        self.module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        self.calls = []
+        self.module.__opts__ = {"test": False}
+        self.module.__grains__ = {"id": "web1"}
+        self.module.__salt__ = {"cmd.has_exec": lambda name: True}
+
+    def __getattr__(self, name):
+        return getattr(self.module, name)
+
+    def answers(self, name, answer):
+        def function(*args, **kwargs):
+            self.calls.append((name, args, kwargs))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        self.module.__salt__[f"goldenpath.{name}"] = function
+
+    def dry_run(self, installed=True):
+        self.module.__opts__["test"] = True
+        self.module.__salt__["cmd.has_exec"] = lambda name: installed
+
+
+@pytest.fixture
+def states():
+    return States()
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_pong(states, dry):
+    states.answers("redis_answer", "PONG")
+    if dry:
+        states.dry_run()
+    assert states.redis_ping("127.0.0.1") == {
+        "name": "127.0.0.1", "result": True, "comment": "PONG", "changes": {},
+    }  # fmt: skip
+    assert states.calls == [("redis_answer", ("127.0.0.1", 6379, 2), {})]
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_no_pong(states, dry):
+    states.answers("redis_answer", "Redis on web1 did not answer PONG: why. Try: this")
+    if dry:
+        states.dry_run()
+    ret = states.redis_ping("redis", host="::1", port=1, timeout=5)
+    assert ret["result"] is False
+    assert ret["comment"] == "Redis on web1 did not answer PONG: why. Try: this"
+    assert ret["changes"] == {}
+    assert states.calls == [("redis_answer", ("::1", 1, 5), {})]
+
+
+@pytest.mark.parametrize("name", ["redis_ping", "redis_ready", "redis_settings", "redis_conffile"])
+def test_dry_run_before_redis_is_installed(states, name):
+    states.dry_run(installed=False)
+    ret = getattr(states, name)("redis")
+    assert ret["result"] is None
+    assert ret["comment"].startswith("Redis is not installed yet; ")
+    assert ret["changes"] == {}
+
+
+def test_missing_redis_is_a_fault_when_applied(states):
+    states.module.__salt__["cmd.has_exec"] = lambda name: False
+    states.answers("redis_answer", "Redis on web1 did not answer PONG: refused. Try: x")
+    states.answers("redis_conffile_restore", {"state": "not installed", "edits": []})
+    assert states.redis_ping("redis")["result"] is False
+    assert states.redis_conffile("redis")["result"] is False
+
+
+def test_ready(states):
+    states.answers("redis_checks", GOOD)
+    assert states.redis_ready("redis")["result"] is True
+    assert states.calls == [("redis_checks", ("127.0.0.1", 6379, 2, None, 90), {})]
+
+
+def test_not_ready_tells_every_reason(states):
+    bad = [{"check": name, "ok": False, "message": f"{name} is bad. Try: x"} for name in ("memory", "policy")]
+    states.answers("redis_checks", GOOD + bad)
+    ret = states.redis_ready("redis")
+    assert ret["result"] is False
+    assert ret["comment"] == "memory is bad. Try: x\npolicy is bad. Try: x"
+
+
+DRIFT = {"maxmemory": {"old": "1", "new": "2"}}
+
+
+def test_settings(states):
+    states.answers("redis_mend", {})
+    assert states.redis_settings("redis")["result"] is True
+    states.answers("redis_mend", DRIFT)
+    ret = states.redis_settings("redis")
+    assert (ret["result"], ret["changes"], ret["comment"]) == (True, DRIFT, "Redis was set back: maxmemory")
+    states.answers("redis_mend", CommandExecutionError("no"))
+    assert states.redis_settings("redis")["result"] is False
+
+
+def test_settings_in_a_dry_run(states):
+    states.dry_run()
+    states.answers("redis_drift", DRIFT)
+    ret = states.redis_settings("redis")
+    assert (ret["result"], ret["changes"]) == (None, DRIFT)
+    assert ret["comment"] == "Redis would be set back: maxmemory"
+    assert [call[0] for call in states.calls] == ["redis_drift"]
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_append_only(states, dry):
+    if dry:
+        states.dry_run()
+    states.answers("redis_append_only", {})
+    assert (states.redis_append_only("redis")["result"], states.redis_append_only("redis")["changes"]) == (
+        True,
+        {},
+    )
+    change = {"appendonly": {"old": "no", "new": "yes"}}
+    states.answers("redis_append_only", change)
+    ret = states.redis_append_only("redis")
+    assert (ret["result"], ret["changes"]) == (None if dry else True, change)
+    assert states.calls[-1] == ("redis_append_only", ("127.0.0.1", 6379, 5), {"test": dry})
+    states.answers("redis_append_only", CommandExecutionError("no"))
+    assert states.redis_append_only("redis")["result"] is False
+
+
+def test_conffile(states):
+    states.answers("redis_conffile_restore", {"state": "pristine", "edits": []})
+    assert states.redis_conffile("redis")["changes"] == {}
+    states.answers("redis_conffile_restore", {"state": "edited", "edits": ["bind 0.0.0.0"]})
+    ret = states.redis_conffile("redis")
+    assert ret["result"] is True
+    assert ret["changes"] == {"redis.conf": {"old": "edited, bind 0.0.0.0", "new": "as its package brought it"}}
+    states.answers("redis_conffile_restore", CommandExecutionError("gone"))
+    assert states.redis_conffile("redis")["result"] is False
+
+
+def test_conffile_in_a_dry_run(states):
+    states.dry_run()
+    states.answers("redis_conffile", {"state": "missing", "edits": []})
+    ret = states.redis_conffile("redis")
+    assert ret["result"] is None
+    assert ret["comment"] == "redis.conf is missing, and would be restored"
+    assert [call[0] for call in states.calls] == ["redis_conffile"]
+
+
+@pytest.mark.parametrize(
+    "status, result",
+    [("ok", True), ("degraded", True), ("unhealthy", False), ("broken", False), ("unreachable", False)],
+)
+def test_healthy(states, status, result):
+    states.answers("site_health", {"status": status, "message": "/health/ answered", "hint": "this"})
+    ret = states.healthy("acme", via="front")
+    assert ret["result"] is result
+    assert ret["comment"].startswith(f"acme on web1 is {status}: /health/ answered.")
+    assert ret["comment"].endswith("Try: this") is not result
+    assert states.calls == [
+        ("site_health", ("acme",), {"path": None, "via": "front", "socket": None, "timeout": 5})
+    ]

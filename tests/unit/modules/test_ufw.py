@@ -1,0 +1,617 @@
+"""Which rules let a port in, what drifted, and that no write cuts the ssh session that makes it."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from _modules import ufw
+from tests.unit.ufw_host import RECORDED, SPELLINGS, Host, blocks
+
+WEB = ["80/tcp", "443/tcp", "443/udp"]
+CLOSED = [6379, 5432]
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    return Host(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def configure_loader_modules(host):
+    return {ufw: {"__salt__": host.functions}}
+
+
+def drift(**changed):
+    return ufw.drift(**{"allow": WEB, "closed": CLOSED, **changed})
+
+
+# ---- which rules let a port in
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "allow 6379",
+        "allow 6379/tcp",
+        "allow 1000:7000/tcp",
+        "allow 22:7000/tcp",
+        "allow Redis",
+        "allow from 10.0.0.5 to any port 6379 proto tcp",
+        "allow from 2001:db8::5 to any port 6379 proto tcp",
+        "allow in on eth0",
+        "allow from 10.1.0.0/16",
+        "allow to any",
+    ],
+)
+def test_every_spelling_lets_redis_in(host, command):
+    families = host.add(command)
+    assert [(each["rule"], each["family"]) for each in ufw.permits(6379)] == [(command, each) for each in families]
+    assert all(each["source"].endswith(".rules") for each in ufw.permits(6379))
+
+
+@pytest.mark.parametrize(
+    "command", ["limit 5432/tcp", "allow 5432,8000:8010/tcp", "allow in on eth1 to any port 5432 proto tcp"]
+)
+def test_every_spelling_lets_postgres_in(host, command):
+    families = host.add(command)
+    assert [(each["rule"], each["family"]) for each in ufw.permits(5432)] == [(command, each) for each in families]
+    assert ufw.permits(6379) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "limit 2222/tcp",
+        "allow OpenSSH",
+        "allow 9000/tcp",
+        "allow 5432,8000:8010/tcp",
+        "allow in on lo to any port 6379",
+        "allow from 127.0.0.1 to any port 6379 proto tcp",
+        "allow from any port 6379 to any port 5353 proto udp",
+        "allow to any proto esp",
+        "route allow in on eth0 out on eth1 to any port 6379 proto tcp",
+        "reject out 25/tcp",
+        "deny 6379/udp",
+        "deny log 3306/tcp",
+        "deny 1000:7000/udp",
+        "deny from 192.0.2.7 to any app Redis",
+    ],
+)
+def test_what_does_not_let_redis_in(host, command):
+    host.add(command)
+    assert ufw.permits(6379) == []
+
+
+def test_other_ports_and_protocols(host):
+    host.add("allow 1000:7000/tcp")
+    assert ufw.permits(999) == [] and ufw.permits(7001) == [] and ufw.permits(6379, "udp") == []
+    assert ufw.permits(1000) and ufw.permits(7000) and ufw.permits(443, "udp")
+
+
+def test_only_ipv6(host):
+    host.add("allow 9000/tcp")
+    assert [each["family"] for each in ufw.permits(9000)] == ["v6"]
+
+
+def test_a_deny_hides_what_comes_after_it_and_nothing_before(host):
+    host.add("deny 22")
+    assert ufw.permits(22)
+    host.add("deny 22", first=True)
+    assert ufw.permits(22) == []
+
+
+def test_a_reject_closes_as_well(host):
+    host.add("reject 80/tcp", first=True)
+    assert ufw.permits(80) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A ufw-before-input -s 0.0.0.0/0 -p tcp --dport 80 -j DROP",
+        "-A ufw-before-input ! -i lo -p tcp -m multiport --dports 79:81 -j REJECT --reject-with tcp-reset",
+        "-A ufw-before-input -p tcp --dport 80 -j ACCEPT\n-I ufw-before-input -p tcp --dport 80 -j DROP",
+        "-A ufw-before-input -p tcp --dport 80 -j ufw-skip-to-policy-input",
+    ],
+)
+def test_a_deny_in_before_rules_hides_all_rules_of_ufw(host, rule):
+    host.edit("before.rules", "COMMIT", rule + "\nCOMMIT")
+    host.kernel["v4"] = host.kernel["v4"].replace("-A ufw-user-input -p tcp -m tcp --dport 80 -j ACCEPT\n", "")
+    assert [each["family"] for each in ufw.permits(80)] == ["v6"]
+
+
+def test_a_deny_for_some_hides_nothing(host):
+    host.add("deny from 192.0.2.7")
+    host.add("allow 6379/tcp")
+    assert ufw.permits(6379)
+
+
+def test_logging_rules_do_not_end_the_walk(host):
+    host.add("deny log 3306/tcp")
+    host.add("allow 1000:7000/tcp")
+    assert ufw.permits(3306) == []
+    assert ufw.permits(3307)
+
+
+def test_default_policy(host):
+    host.edit("default", 'INPUT_POLICY="DROP"', 'INPUT_POLICY="ACCEPT"')
+    assert {each["rule"] for each in ufw.permits(6379)} == {"default policy allow"}
+
+
+def test_ufw_that_is_off_lets_everything_in(host):
+    host.edit("ufw.conf", "ENABLED=yes", "ENABLED=no")
+    host.kernel = {"v4": "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n", "v6": "-P INPUT ACCEPT\n"}
+    assert [(each["rule"], each["family"], each["source"]) for each in ufw.permits(6379)] == [
+        ("ufw is off", "v4", "kernel"),
+        ("ufw is off", "v6", "kernel"),
+    ]
+
+
+def test_no_ufw_lets_everything_in(host):
+    host.programs = set()
+    assert {each["rule"] for each in ufw.permits(6379)} == {"ufw is not installed"}
+    assert ufw.status() == {"installed": False}
+
+
+def test_with_ipv6_off_its_rules_wait(host):
+    host.add("allow 9000/tcp", loaded=False)
+    host.edit("default", "IPV6=yes", "IPV6=no")
+    host.kernel["v6"] = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n"
+    assert ufw.permits(9000) == []
+    assert ufw.status()["active"] is True
+
+
+def test_a_kernel_without_ipv6(host):
+    shutil.rmtree(host.root / "proc/sys/net/ipv6")
+    host.kernel["v6"] = None
+    assert ufw.permits(6379) == []
+    assert drift()["changes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "open_"),
+    [
+        ("-A ufw-before-input -p tcp --dport 6379 -j ACCEPT", True),
+        ("-A ufw-before-input -p tcp -m state --state NEW -m tcp --dport 6000:7000 -j ACCEPT", True),
+        ("-A ufw-before-input -p tcp -m multiport --dports 80,6379 -j ACCEPT", True),
+        ("-A ufw-before-input ! -i lo -p tcp ! --dport 22 -j ACCEPT", True),
+        ("-A ufw-before-input -s 10.0.0.0/8 -j ACCEPT", True),
+        ("-A ufw-before-input -p tcp -m set --match-set friends src -j ACCEPT", True),
+        ('-A ufw-before-input -p tcp --dport 6379 -m comment --comment "for the app" -j ACCEPT', True),
+        ("-I ufw-before-input -p tcp --dport 6379 -j ACCEPT", True),
+        ("-A ufw-before-input -p tcp -j ufw-logging-allow", False),
+        ("-A ufw-before-input -p tcp --dport 6379 -m conntrack --ctstate ESTABLISHED -j ACCEPT", False),
+        ("-A ufw-before-input -i lo -p tcp --dport 6379 -j ACCEPT", False),
+        ("-A ufw-before-input -s 127.0.0.0/8 -p tcp --dport 6379 -j ACCEPT", False),
+        ("-A ufw-before-input -d 224.0.0.0/4 -j ACCEPT", False),
+        ("-A ufw-before-input -p tcp ! --dport 6379 -j ACCEPT", False),
+        ("-A ufw-before-input -p udp --dport 6379 -j ACCEPT", False),
+        ("-A ufw-before-forward -p tcp --dport 6379 -j ACCEPT", False),
+        ("COMMIT\n*nat\n-A ufw-before-input -p tcp --dport 6379 -j ACCEPT", False),
+    ],
+)
+def test_before_rules(host, rule, open_):
+    host.edit("before.rules", "COMMIT", rule + "\nCOMMIT")
+    found = ufw.permits(6379)
+    assert bool(found) is open_
+    if open_:
+        assert found[0]["rule"] == rule and found[0]["source"].endswith("before.rules")
+
+
+def test_after_rules(host):
+    host.edit("after6.rules", "COMMIT", "-A ufw6-after-input -p tcp --dport 6379 -j ACCEPT\nCOMMIT")
+    assert [each["family"] for each in ufw.permits(6379)] == ["v6"]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_iptables_beside_ufw(host, ahead):
+    rule = "-A INPUT -p tcp -m tcp --dport 6379 -j ACCEPT\n"
+    hooks = "-A INPUT -j ufw-before-logging-input\n"
+    host.kernel["v4"] = host.kernel["v4"].replace(hooks, rule + hooks) if ahead else host.kernel["v4"] + rule
+    assert ufw.permits(6379) == [{"rule": rule.strip(), "source": "kernel", "family": "v4"}]
+    host.add("allow 6379/tcp")
+    told = [each["source"].split("/")[-1] for each in ufw.permits(6379)]
+    assert told == (["user.rules", "kernel", "user6.rules"] if ahead else ["user.rules", "user6.rules"])
+
+
+def test_chains_of_others(host):
+    host.kernel["v4"] += (
+        "-N friends\n-N gate\n-A friends -s 192.0.2.1/32 -j RETURN\n-A friends -j DROP\n"
+        "-A gate -g friends\n-A INPUT -p tcp -m tcp --dport 6379 -j gate\n-A INPUT -p tcp --dport 6379 -j ACCEPT\n"
+    )
+    # One address comes back from `friends`, past `gate`, to INPUT.
+    assert ufw.permits(6379)
+    host.kernel["v4"] = host.kernel["v4"].replace("-A friends -s 192.0.2.1/32 -j RETURN\n", "")
+    assert ufw.permits(6379) == []
+
+
+def test_a_rule_that_is_only_in_the_file_counts(host):
+    host.add("allow 6379/tcp", loaded=False)
+    assert len(ufw.permits(6379)) == 2
+
+
+def test_a_rule_that_is_only_in_the_kernel_counts(host):
+    host.kernel["v6"] += "-A ufw6-user-input -p tcp -m tcp --dport 6379 -j ACCEPT\n"
+    assert [each["source"] for each in ufw.permits(6379)] == ["kernel"]
+
+
+# ---- reading
+
+
+def test_rules_are_told_in_the_words_of_ufw():
+    shown = [line.removeprefix("ufw ") for line in (RECORDED / "spellings/show-added").read_text().splitlines()]
+    shown = {shlex.join(shlex.split(re.sub(r" comment .*", "", line))) for line in shown}
+    assert {*blocks(SPELLINGS["v4"]), *blocks(SPELLINGS["v6"])} == shown
+
+
+def test_status(host):
+    host.add("allow 6379/tcp")
+    host.add("allow in on eth1 to any port 5432 proto tcp")
+    status = ufw.status()
+    assert {key: status[key] for key in status if key != "rules"} == {
+        "installed": True,
+        "enabled": True,
+        "active": True,
+        "ipv6": True,
+        "policies": {"incoming": "deny", "outgoing": "allow", "routed": "deny"},
+    }
+    assert [each["rule"] for each in status["rules"] if each["family"] == "v6"] == [
+        "allow 22/tcp",
+        "allow 80/tcp",
+        "allow 443/tcp",
+        "allow 443/udp",
+        "allow 6379/tcp",
+        "allow in on eth1 to any port 5432 proto tcp",
+    ]
+    assert [each["comment"] for each in status["rules"]].count("just for now") == 2
+    assert [each["interface"] for each in status["rules"]].count("eth1") == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-A INPUT -j ufw-before-input\n", "-A ufw-before-input -j ufw-user-input\n", "-N ufw-user-input\n"],
+)
+def test_half_a_firewall_is_not_active(host, line):
+    assert line in host.kernel["v4"]
+    host.kernel["v4"] = host.kernel["v4"].replace(line, "").replace("-A ufw-user-input", "-A other")
+    assert ufw.status()["active"] is False
+
+
+def test_a_kernel_that_cannot_be_read(host):
+    host.kernel["v4"] = None
+    with pytest.raises(
+        CommandExecutionError, match=r"^iptables cannot read the firewall: .*Try: iptables -S, as root$"
+    ):
+        ufw.permits(6379)
+
+
+def test_files_that_cannot_be_read(host):
+    (host.root / "etc/user.rules").unlink()
+    (host.root / "etc/user.rules").mkdir()
+    with pytest.raises(CommandExecutionError, match=r"user.rules cannot be read: Is a directory. Try: ls -l "):
+        ufw.permits(6379)
+
+
+@pytest.mark.parametrize("port", ["http", "0", 65536, "80/icmp", "80:90", "", None])
+def test_what_is_not_a_port(host, port):
+    with pytest.raises(CommandExecutionError, match="is not a port: write it as 80/tcp or 443/udp"):
+        ufw.drift(allow=[port])
+
+
+# ---- ssh
+
+
+def test_ssh_ports_of_sshd(host):
+    host.sshd = "port 22\nlistenaddress [::]:2222\nlistenaddress 0.0.0.0:22\npermitlisten any\n"
+    assert ufw.ssh_ports() == [22, 2222]
+
+
+def test_ssh_ports_as_written_when_sshd_does_not_answer(host):
+    host.sshd = ""
+    assert ufw.ssh_ports() == [22]
+    (host.root / "ssh/more.d").mkdir()
+    (host.root / "ssh/more.d/a.conf").write_text("# Port 1\n  port=2300\nListenAddress 192.0.2.1:2301\n")
+    (host.root / "ssh/sshd_config").write_text(
+        "Include more.d/*.conf\nListenAddress [2001:db8::1]:2302\nListenAddress 2001:db8::1\nUsePAM yes\n"
+    )
+    assert ufw.ssh_ports() == [2300, 2301, 2302]
+
+
+@pytest.mark.parametrize("state", ["ActiveState=active", "UnitFileState=enabled"])
+def test_ssh_ports_of_the_socket(host, state):
+    host.socket = f"Listen=0.0.0.0:2200 (Stream)\nListen=[::]:2201 (Stream)\n{state}\n"
+    assert ufw.ssh_ports() == [22, 2200, 2201]
+
+
+def test_ssh_socket_that_is_off(host):
+    host.socket = "Listen=[::]:2022 (Stream)\nActiveState=inactive\nUnitFileState=disabled\n"
+    assert ufw.ssh_ports() == [22]
+
+
+def test_ssh_port_of_the_session_behind_sudo(host, monkeypatch):
+    monkeypatch.setattr(ufw.os, "getpid", lambda: 30)
+    for pid, parent, environ in (
+        (30, 20, "HOME=/root\0"),
+        (20, 10, "HOME=/home/op\0SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 2022\0TERM=x\0"),
+        (10, 1, ""),
+    ):
+        (host.root / f"proc/{pid}").mkdir()
+        (host.root / f"proc/{pid}/environ").write_text(environ)
+        (host.root / f"proc/{pid}/stat").write_text(f"{pid} (a) b (c) S {parent} 1 1")
+    assert ufw.ssh_ports() == [22, 2022]
+
+
+def test_no_ssh_at_all(host):
+    host.programs -= {"sshd", "systemctl"}
+    assert ufw.ssh_ports() == []
+
+
+# ---- drift
+
+
+def test_nothing_drifted(host):
+    assert drift() == {"changes": {}, "allow": [], "delete": [], "reload": False, "stuck": []}
+    assert host.calls == []
+
+
+def test_rules_of_the_operator_are_no_drift(host):
+    for command in (
+        "allow OpenSSH",
+        "limit 2222/tcp",
+        "allow 9000/tcp",
+        "deny from 192.0.2.7",
+        "deny log 3306/tcp",
+    ):
+        host.add(command)
+    assert drift()["changes"] == {}
+
+
+def test_drift_of_a_closed_port(host):
+    for command in ("allow 1000:7000/tcp", "allow 6379", "allow Redis"):
+        host.add(command)
+    found = drift()
+    assert found["changes"] == {
+        "6379/tcp": {"old": "open by: allow 1000:7000/tcp, allow 6379, allow Redis", "new": "closed"},
+        "5432/tcp": {"old": "open by: allow 1000:7000/tcp", "new": "closed"},
+    }
+    assert found["delete"] == ["allow 1000:7000/tcp", "allow 6379", "allow Redis"]
+    assert found["allow"] == [] and found["reload"] is False
+
+
+def test_drift_of_a_range_that_ssh_and_the_web_need(host):
+    host.add("allow 22:7000/tcp")
+    host.remove("allow 22/tcp")
+    host.remove("allow 80/tcp")
+    found = drift()
+    assert found["delete"] == ["allow 22:7000/tcp"]
+    assert found["allow"] == ["22/tcp", "80/tcp"]
+    assert found["changes"]["22/tcp"] == {"old": "open by: allow 22:7000/tcp", "new": "open by: allow 22/tcp"}
+
+
+def test_drift_of_an_open_port(host):
+    host.remove("allow 80/tcp")
+    assert drift()["changes"] == {"80/tcp": {"old": "closed", "new": "open by: allow 80/tcp"}}
+    host.add("allow in on eth0")
+    assert drift(closed=[])["changes"]["80/tcp"]["old"] == "open to some by: allow in on eth0"
+
+
+def test_an_open_port_that_is_closed_for_ipv6(host):
+    block = blocks((host.root / "etc/user6.rules").read_text())["allow 80/tcp"]
+    host.edit("user6.rules", block, "")
+    assert drift()["allow"] == ["80/tcp"]
+
+
+def test_limit_counts_as_open(host):
+    host.sshd = "listenaddress 0.0.0.0:2222\n"
+    host.add("limit 2222/tcp")
+    assert drift()["changes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("ufw.conf", "ENABLED=yes", "ENABLED=no", {"at boot": {"old": "off", "new": "on"}}),
+        ("default", "IPV6=yes", "IPV6=no", {"ipv6": {"old": "off", "new": "on"}}),
+        ("default", 'INPUT_POLICY="DROP"', 'INPUT_POLICY="ACCEPT"', {"incoming": {"old": "allow", "new": "deny"}}),
+        (
+            "default",
+            'OUTPUT_POLICY="ACCEPT"',
+            'OUTPUT_POLICY="DROP"',
+            {"outgoing": {"old": "deny", "new": "allow"}},
+        ),
+    ],
+)
+def test_drift_of_the_settings(host, name, old, new, told):
+    host.edit(name, old, new)
+    assert drift()["changes"] == told
+    assert drift()["reload"] is True
+
+
+def test_drift_of_the_kernel(host):
+    host.kernel["v6"] = "-P INPUT ACCEPT\n"
+    assert drift()["changes"] == {"in the kernel": {"old": "off", "new": "on"}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "port", "told"),
+    [
+        ("-P INPUT DROP", "-P INPUT ACCEPT", "6379/tcp", {"old": "open in the kernel", "new": "closed"}),
+        (
+            "-A ufw-user-input -p tcp -m tcp --dport 80 -j ACCEPT\n",
+            "-A ufw-user-input -p tcp -m tcp --dport 5432 -j ACCEPT\n",
+            "5432/tcp",
+            {"old": "open in the kernel", "new": "closed"},
+        ),
+        (
+            "-A ufw-user-input -p tcp -m tcp --dport 80 -j ACCEPT\n",
+            "",
+            "80/tcp",
+            {"old": "closed in the kernel", "new": "open"},
+        ),
+    ],
+)
+def test_a_kernel_that_differs_from_the_files(host, old, new, port, told):
+    assert old in host.kernel["v4"]
+    host.kernel["v4"] = host.kernel["v4"].replace(old, new, 1)
+    found = drift()
+    assert found["changes"][port] == told and found["reload"] is True
+    assert found["allow"] == [] and found["delete"] == []
+
+
+def test_stuck(host):
+    host.kernel["v6"] += "-A INPUT -p tcp -m tcp --dport 6379 -j ACCEPT\n"
+    host.edit("before.rules", "COMMIT", "-A ufw-before-input -p tcp --dport 5432 -j ACCEPT\nCOMMIT")
+    assert drift()["changes"] == {}
+    assert drift()["stuck"] == [
+        "6379/tcp is open in the kernel by '-A INPUT -p tcp -m tcp --dport 6379 -j ACCEPT'. "
+        "Try: ip6tables -D INPUT -p tcp -m tcp --dport 6379 -j ACCEPT",
+        "5432/tcp is open by '-A ufw-before-input -p tcp --dport 5432 -j ACCEPT'. "
+        f"Try: remove it from {host.root}/etc/before.rules, then ufw reload",
+    ]
+
+
+def test_drift_without_ufw(host):
+    host.programs -= {"ufw", "iptables", "ip6tables"}
+    found = drift()
+    assert list(found["changes"]) == ["ufw", "22/tcp", "80/tcp", "443/tcp", "443/udp"]
+    assert found["allow"] == ["22/tcp", *WEB]
+
+
+# ---- writing
+
+
+def test_allow(host):
+    ufw.allow("8443/tcp")
+    assert host.calls == ["ufw allow 8443/tcp"]
+
+
+def test_allow_keeps_behind_a_deny_for_some(host):
+    host.add("deny from 192.0.2.7")
+    ufw.allow("8443/tcp")
+    assert host.calls == ["ufw allow 8443/tcp"]
+
+
+def test_allow_goes_before_a_deny_for_all(host):
+    host.add("deny 22", first=True)
+    ufw.allow("22/tcp")
+    assert host.calls == ["ufw delete allow 22/tcp", "ufw prepend allow 22/tcp"]
+
+
+def test_a_ufw_that_refuses_is_one_sentence(host):
+    host.refuses["ufw allow 80/tcp"] = "WARN: x\nERROR: Could not update running firewall\n"
+    with pytest.raises(CommandExecutionError) as failure:
+        ufw.allow("80/tcp")
+    assert str(failure.value) == (
+        "ufw allow 80/tcp failed: Could not update running firewall. Try: ufw status verbose"
+    )
+
+
+def test_no_writing_without_ufw(host):
+    host.programs -= {"ufw"}
+    for write in (lambda: ufw.allow(80), lambda: ufw.delete("allow 80"), ufw.enable, ufw.disable):
+        with pytest.raises(CommandExecutionError, match=r"^ufw is not installed. Try: apt-get install ufw$"):
+            write()
+
+
+def test_delete(host):
+    host.add("allow in on eth1 to any port 5432 proto tcp")
+    ufw.delete("allow in on eth1 to any port 5432 proto tcp")
+    assert host.calls == ["ufw delete allow in on eth1 to any port 5432 proto tcp"]
+
+
+def test_delete_does_not_cut_ssh(host):
+    with pytest.raises(
+        CommandExecutionError, match=r"'allow 22/tcp' is what lets ssh in on port 22. Try: ufw allow 22"
+    ):
+        ufw.delete("allow 22/tcp")
+    assert host.calls == []
+
+
+def test_delete_of_a_rule_that_ssh_can_spare(host):
+    host.add("allow OpenSSH")
+    ufw.delete("allow 22/tcp")
+    assert host.calls == ["ufw delete allow 22/tcp"]
+
+
+def test_delete_leaves_no_smaller_door_for_ssh(host):
+    host.add("allow in on eth0")
+    with pytest.raises(CommandExecutionError, match="lets ssh in"):
+        ufw.delete("allow 22/tcp")
+
+
+def test_enable_on_a_fresh_host(host):
+    host.edit("ufw.conf", "ENABLED=yes", "ENABLED=no")
+    host.kernel = {"v4": "-P INPUT ACCEPT\n", "v6": "-P INPUT ACCEPT\n"}
+    host.remove("allow 22/tcp")
+    ufw.enable(["80/tcp", "22/tcp"], ["allow 6379"])
+    assert host.calls == [
+        "ufw allow 22/tcp",
+        "ufw allow 80/tcp",
+        "ufw delete allow 6379",
+        "ufw --force enable",
+    ]
+
+
+def test_enable_of_a_firewall_with_wrong_settings(host):
+    host.edit("default", "IPV6=yes", "IPV6=no")
+    host.edit("default", 'INPUT_POLICY="DROP"', 'INPUT_POLICY="ACCEPT"')
+    host.edit("default", 'OUTPUT_POLICY="ACCEPT"', 'OUTPUT_POLICY="DROP"')
+    ufw.enable()
+    assert host.calls == [
+        "ufw disable",
+        "write IPV6=yes",
+        "ufw default deny incoming",
+        "ufw default allow outgoing",
+        "ufw --force enable",
+    ]
+
+
+def test_enable_allows_ssh_that_only_a_doomed_rule_allowed(host):
+    host.add("allow 22:7000/tcp")
+    host.remove("allow 22/tcp")
+    ufw.enable([], ["allow 22:7000/tcp"])
+    assert host.calls == [
+        "ufw disable",
+        "ufw allow 22/tcp",
+        "ufw delete allow 22:7000/tcp",
+        "ufw --force enable",
+    ]
+
+
+def test_enable_when_ssh_cannot_be_allowed(host):
+    host.remove("allow 22/tcp")
+    host.refuses["ufw allow 22/tcp"] = "ERROR: no"
+    with pytest.raises(CommandExecutionError, match="ufw allow 22/tcp failed: no"):
+        ufw.enable()
+    assert "ufw --force enable" not in host.calls
+
+
+def test_enable_though_another_rule_is_refused(host):
+    host.refuses["ufw allow 80/tcp"] = "ERROR: no"
+    with pytest.raises(CommandExecutionError, match="ufw allow 80/tcp failed: no"):
+        ufw.enable(["80/tcp"])
+    assert host.calls[-1] == "ufw --force enable"
+
+
+def test_enable_hangs_up_chains_that_nothing_leads_to(host):
+    lines = host.kernel["v4"].splitlines(keepends=True)
+    host.kernel["v4"] = "".join(line for line in lines if not line.startswith("-A")).replace("DROP", "ACCEPT")
+    ufw.enable()
+    hung = [call for call in host.calls if call.startswith("iptables")]
+    assert hung[:6] == [
+        f"iptables -w 5 -A INPUT -j ufw-{part}-input"
+        for part in ("before-logging", "before", "after", "after-logging", "reject", "track")
+    ]
+    assert len(hung) == 18
+    assert not [call for call in host.calls if call.startswith("ip6tables")]
+
+
+def test_enable_that_did_not_work(host):
+    host.load = lambda enabled: host.kernel.update(v4="-P INPUT ACCEPT\n")
+    with pytest.raises(
+        CommandExecutionError, match=r"ufw was enabled and is not in the kernel. Try: ufw --force enable"
+    ):
+        ufw.enable()

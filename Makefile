@@ -19,7 +19,7 @@ setup: .venv/.complete ## the controller: .venv with Salt and the test tools
 	    apt-get install -qq --no-install-recommends $$missing >/dev/null; fi
 	@echo "Installing Salt into .venv"
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r constraints.txt
 	@mkdir -p .salt/cache/proc && touch $@
 
 lint: setup ## ruff, and the house rules that a program can check

@@ -119,7 +119,9 @@ def plan(action, request):
             )
         pillars = {host: _pillar(host) for host in matched}
         for host, pillar in pillars.items():
-            errors += pillar.get("_errors", [])
+            errors += [
+                error if error.startswith(host) else f"{host}: {error}" for error in pillar.get("_errors", [])
+            ]
         if not errors:
             chosen = {
                 host: [slug for slug in pillar["sites"] if site in (None, slug)]

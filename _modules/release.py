@@ -14,9 +14,6 @@ import json
 import logging
 import os
 import shutil
-import socket
-import ssl
-import subprocess
 import time
 
 from salt.exceptions import CommandExecutionError
@@ -219,7 +216,7 @@ def report(limit=10):
     """
     slugs = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(root("*") + "/.env"))
     return {
-        slug: {"live": _named(slug, "current"), "good": good(slug), "history": history(slug, limit)}
+        slug: {"live": _named(slug, "current"), "good": good(slug), "history": history(slug, int(limit))}
         for slug in slugs
     }
 
@@ -375,7 +372,7 @@ def _preflight(run):
             f"{run.root} on {run.host} has {free >> 20} MiB left, a release and its dump need {needed >> 20}. "
             "Try: df -h /srv"
         )
-    faults += _memory_faults(run) + _caddy_faults(run)
+    faults += _memory_faults(run) + __salt__["site_front.faults"](run.site["domains"][0])
     fresh = __salt__["backup.freshness"](run.slug)
     faults += fresh["refusals"]
     run.notes += fresh["warnings"]
@@ -394,44 +391,6 @@ def _memory_faults(run):
         f"{run.host} has {available >> 20} MiB of memory left, the new release beside the old one needs "
         f"about {needed >> 20}. Try: free -m, or fewer workers"
     ]
-
-
-def _caddy_faults(run):
-    """
-    Caddy runs, its files would survive a restart, and it has a certificate for the site that lasts.
-    """
-    if __salt__["service.status"]("caddy") is not True:
-        return [f"Caddy is not running on {run.host}. Try: systemctl status caddy"]
-    valid = __salt__["cmd.run_all"](
-        ["/opt/goldenpath/caddy-validate", "/etc/caddy/Caddyfile"], python_shell=False, ignore_retcode=True
-    )
-    if valid["retcode"]:
-        return [
-            f"Caddy's files on {run.host} are not valid: {_reason(valid['stdout'])}. "
-            f"Try: salt-ssh {run.host} state.apply caddy"
-        ]
-    domain = run.site["domains"][0]
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection(("127.0.0.1", 443), 5) as plain,
-            context.wrap_socket(plain, server_hostname=domain) as secured,
-        ):
-            certificate = secured.getpeercert(binary_form=True)
-    except OSError as exc:
-        return [
-            f"Caddy on {run.host} has no certificate for {domain}: {exc}. Does the name point here? "
-            "Try: journalctl -u caddy -n 50"
-        ]
-    # Internal certificates last twelve hours and are renewed in time: a minute is what a deploy needs.
-    lasts = subprocess.run(
-        ["openssl", "x509", "-inform", "der", "-noout", "-checkend", "60"],
-        input=certificate, capture_output=True, check=False,
-    )  # fmt: skip
-    if lasts.returncode:
-        return [f"The certificate for {domain} on {run.host} has expired. Try: journalctl -u caddy -n 50"]
-    return []
 
 
 def _clean(run):

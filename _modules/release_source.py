@@ -17,7 +17,7 @@ _GIT_ENV = {
     "GIT_CONFIG_NOSYSTEM": "1",
 }
 # git-check-ref-format(1), and no leading dash, which git would read as an option.
-_REF = re.compile(r"(?!-)(?!.*(\.\.|@\{|//|/\.|\.lock(/|$)|\.$|/$))[^\x00-\x20\x7f~^:?*\[\\]{1,200}\Z")
+_REF = re.compile(r"(?![-/.]|@\Z)(?!.*(\.\.|@\{|//|/\.|\.lock(/|$)|\.$|/$))[^\x00-\x20\x7f~^:?*\[\\]{1,200}\Z")
 
 
 def valid_ref(ref):

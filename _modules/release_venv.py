@@ -11,7 +11,7 @@ import shutil
 
 from salt.exceptions import CommandExecutionError
 
-_INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)")
+_INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|--(?:requirement|constraint)[\s=]+)(\S+)")
 # Installs the checkout itself or something in it: such an environment belongs to one release.
 _LOCAL = re.compile(r"^\s*(?:-e\b|--editable\b|\.|/|file:|[^#]*@\s*(?:file:|\.))|^\s*[\w./-]+/[\w./-]*\s*$")
 

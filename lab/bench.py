@@ -29,8 +29,9 @@ git fetch --quiet origin
 git checkout --quiet --force origin/main
 /srv/plain/venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 set -a; . {ROOT}/.env; DJANGO_STATIC_ROOT=/srv/plain/static; set +a
-setpriv --reuid=sum-{SLUG} --regid=sum-{SLUG} --init-groups /srv/plain/venv/bin/python manage.py migrate --noinput
-setpriv --reuid=sum-{SLUG} --regid=sum-{SLUG} --init-groups /srv/plain/venv/bin/python manage.py collectstatic --noinput
+as_site="setpriv --reuid=sum-{SLUG} --regid=sum-{SLUG} --init-groups"
+$as_site /srv/plain/venv/bin/python manage.py migrate --noinput
+$as_site /srv/plain/venv/bin/python manage.py collectstatic --noinput
 live=$(basename $(readlink {ROOT}/current))
 systemctl stop sum-{SLUG}-gunicorn@$live.socket sum-{SLUG}-gunicorn@$live.service
 systemctl start sum-{SLUG}-gunicorn@$live.socket sum-{SLUG}-gunicorn@$live.service

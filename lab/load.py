@@ -35,7 +35,9 @@ class Load:
         self.done = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._context = ssl._create_unverified_context()
+        # A lab host's certificates come from its own Caddy, which nobody else trusts.
+        self._context = ssl.create_default_context()
+        self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
 
     def __enter__(self):
         self._end = time.monotonic() + self.seconds

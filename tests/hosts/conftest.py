@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import yaml
@@ -85,8 +86,14 @@ class World:
         return os.path.basename(self.sh(f"readlink {ROOT}/current"))
 
 
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="session")
 def lab():
+    # A test run that is ended from outside takes its hosts along, as one that ends by itself.
+    signal.signal(signal.SIGTERM, _interrupted)
     with Lab() as lab:
         yield lab
 

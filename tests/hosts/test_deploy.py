@@ -1,10 +1,29 @@
 """Releases on real hosts: what is asked for is served, and what cannot be leaves the old release serving."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
 from .conftest import ROOT, SLUG
+
+HEALTH = """
+import time
+from django.core.cache import cache
+from django.http import JsonResponse
+from django.urls import path
+urlpatterns = [path("health/", lambda request: answer())]
+"""
+UNHEALTHY = 'answer = lambda: JsonResponse({"status": "unhealthy"}, status=503)\n'
+FLAPPING = """
+def answer():
+    cache.add("flap", 0)
+    well = cache.incr("flap") % 2
+    return JsonResponse({"status": "ok" if well else "unhealthy"}, status=200 if well else 503)
+"""
+HANGING = "answer = lambda: time.sleep(50)\n"
+OLD_SHA = 'answer = lambda: JsonResponse({"status": "ok", "git_sha": "deadbeef" * 5})\n'
 
 BROKEN = {
     "requirements": (
@@ -27,16 +46,10 @@ BROKEN = {
         "manage.py migrate failed",
     ),
     "wsgi": ({"example_site/wsgi.py": "raise RuntimeError('this release cannot start')\n"}, "not healthy"),
-    "health": (
-        {
-            "example_site/urls.py": (
-                "from django.http import JsonResponse\nfrom django.urls import path\n"
-                "urlpatterns = [path('health/', lambda request: "
-                "JsonResponse({'status': 'unhealthy'}, status=503))]\n"
-            )
-        },
-        "The new release is not healthy",
-    ),
+    "unhealthy": ({"example_site/urls.py": HEALTH + UNHEALTHY}, "The new release is not healthy"),
+    "flapping": ({"example_site/urls.py": HEALTH + FLAPPING}, "The new release is not healthy"),
+    "hanging": ({"example_site/urls.py": HEALTH + HANGING}, "The new release is not healthy"),
+    "old-sha": ({"example_site/urls.py": HEALTH + OLD_SHA}, "still serves deadbeef and not"),
     "manage": ({"manage.py": None}, "has no manage.py in the folder '.'"),
 }
 
@@ -75,9 +88,10 @@ def test_a_broken_release_leaves_the_old_one_serving(healthy, name):
     live = healthy.live()
     status, output = healthy.deploy(ref="broken")
     assert status != 0
-    assert reason in output and f"Release {live} goes on serving" in output
+    serves = "serves again" if name == "old-sha" else "goes on serving"
+    assert reason in output and f"Release {live} {serves}" in output
     assert json.loads(healthy.ask()[1])["release"] == live
-    assert "Traceback (most recent call last):\n  File \"/" not in output.split("Release")[0]
+    assert 'Traceback (most recent call last):\n  File "/' not in output.split("Release")[0]
     assert healthy.sh(f"ls {ROOT}/releases | wc -l") == healthy.sh(f"ls -d {ROOT}/releases/*/src | wc -l")
 
 
@@ -101,6 +115,85 @@ def test_bad_input_is_one_sentence_and_changes_nothing(healthy, request_, senten
     assert output.count(sentence) == 1
     assert "Traceback" not in output
     assert healthy.state() == before
+
+
+def test_a_migration_that_waits_on_a_locked_table_gives_up(healthy):
+    healthy.repository.commit(
+        "alter",
+        {
+            "pages/migrations/0800_alter.py": (
+                "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n"
+                "    dependencies = [('pages', '0001_initial')]\n"
+                "    operations = [migrations.RunSQL('ALTER TABLE django_session ADD COLUMN extra int')]\n"
+            )
+        },
+        tag="alter",
+    )
+    healthy.repository.publish(healthy.host)
+    live = healthy.live()
+    holder = subprocess.Popen(
+        healthy.host.enter_command(
+            f"runuser -u sum-{SLUG} -- psql -qc 'BEGIN; LOCK TABLE django_session; SELECT pg_sleep(60)'"
+        )
+    )
+    try:
+        status, output = healthy.deploy(ref="alter")
+    finally:
+        healthy.sh(f"pkill -u sum-{SLUG} psql", check=False)
+        holder.wait(70)
+    assert status != 0 and "lock timeout" in output and f"Release {live} goes on serving" in output
+    assert healthy.sh(f"ls {ROOT}/backups", check=False).count("alter") == 0
+
+
+def test_a_full_disk_while_fetching(healthy):
+    live = healthy.live()
+    healthy.repository.commit("large", {"large.bin": os.urandom(3_000_000).hex()}, tag="large")
+    healthy.repository.publish(healthy.host)
+    healthy.sh(f"mount -t tmpfs -o size=1m,uid=$(id -u sum-{SLUG}),mode=0700 none {ROOT}/repo.git")
+    try:
+        status, output = healthy.deploy(ref="large")
+    finally:
+        healthy.sh(f"umount {ROOT}/repo.git")
+    assert status != 0 and "failed at step fetch" in output and f"Release {live} goes on serving" in output
+    assert output.count("Try:") == 1
+
+
+def test_a_second_deploy_is_told_who_holds_the_first(healthy):
+    code = (
+        "import fcntl, json, time\n"
+        f"f = open('{ROOT}/deploy.lock', 'w')\n"
+        "fcntl.flock(f, fcntl.LOCK_EX)\n"
+        "json.dump({'who': 'ada@desk', 'since': '2026-01-01T00:00:00Z', 'step': 'migrate', 'pid': 4242}, f)\n"
+        "f.flush()\n"
+        "print('held', flush=True)\n"
+        "time.sleep({seconds})\n"
+    )
+    command = healthy.host.enter_command(["python3", "-c", code.replace("{seconds}", "60")])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        before = healthy.state()
+        status, output = healthy.deploy()
+        healthy.sh("pkill -f deploy.lock")
+    assert status != 0 and "is being released by ada@desk since 2026-01-01T00:00:00Z, at step migrate" in output
+    assert healthy.state() == before
+    command = healthy.host.enter_command(["python3", "-c", code.replace("{seconds}", "12")])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        status, output = healthy.deploy(wait=60)
+    assert status == 0, output
+
+
+def test_history_tells_every_deploy(healthy):
+    done = healthy.controller.salt_run("goldenpath.releases", healthy.name, "--out=json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = json.loads(done.stdout)["hosts"][healthy.name][SLUG]
+    assert site["live"] == healthy.live()
+    last = [record for record in site["history"] if record["outcome"] == "live"][-1]
+    assert (
+        last["release"] == site["live"]
+        and last["seconds"] > 0
+        and set(last["steps"]) >= {"fetch", "prove", "switch"}
+    )
 
 
 def test_a_repository_that_cannot_be_read(healthy):

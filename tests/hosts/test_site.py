@@ -99,7 +99,11 @@ def test_a_site_cannot_reach_another_ones_database(bookworm):
 
 @pytest.mark.parametrize(
     ("unit", "stopped"),
-    [("redis-server", (503, "unhealthy")), ("postgresql*", (503, "unhealthy")), (f"sum-{SLUG}-celery", (200, "degraded"))],
+    [
+        ("redis-server", (503, "unhealthy")),
+        ("postgresql*", (503, "unhealthy")),
+        (f"sum-{SLUG}-celery", (200, "degraded")),
+    ],
 )
 def test_health_tells_what_is_stopped(world, unit, stopped):
     world.sh(f"systemctl stop '{unit}'")

@@ -29,9 +29,7 @@ def _program(*argv):
     if done.returncode:
         last = done.stderr.strip() or f"{PROGRAM} ended with {done.returncode}"
         if "Traceback" in last:
-            last = (
-                f"{PROGRAM} {argv[0]} broke: {last.splitlines()[-1]}. Try: {PROGRAM} {' '.join(argv)} on the host"
-            )
+            last = f"{PROGRAM} {argv[0]} broke: {last.splitlines()[-1]}. Try: {PROGRAM} {' '.join(argv)} on the host"
         raise CommandExecutionError(last)
     return json.loads(done.stdout)
 
@@ -134,6 +132,28 @@ def freshness(slug):
         return {"warnings": [str(exc)], "refusals": []}
 
 
+def exchange(slug, dump=None, settle=False):
+    """
+    Part of a rollback, which holds the site's lock: put the database of a dump in the live one's place.
+
+    slug (str)
+        The site.
+    dump (str)
+        The dump on the host; without one the exchange is ended.
+    settle (bool)
+        How it is ended: the new database stays, or else everything is put back as it was.
+
+    Returns what was done. Raises ``CommandExecutionError`` with one sentence; the site is then as before.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate rollback pillar='{"site": "acme-kitchens", "restore_database": true}'
+    """
+    return _program("exchange", slug, *(["--dump", dump] if dump else ["--settle" if settle else "--back"]))
+
+
 def plan(slug, snapshot=None):
     """
     What a restore of a site would do.
@@ -179,9 +199,7 @@ def restore(slug, snapshot=None, keep_secret_key=False, wait=0):
     answer = f"/run/goldenpath/restore-{slug}.answer"
     os.makedirs("/run/goldenpath", exist_ok=True)
     if (
-        __salt__["cmd.retcode"](
-            ["systemctl", "is-active", "--quiet", unit], python_shell=False, ignore_retcode=True
-        )
+        __salt__["cmd.retcode"](["systemctl", "is-active", "--quiet", unit], python_shell=False, ignore_retcode=True)
         == 0
     ):
         raise CommandExecutionError(
@@ -191,9 +209,7 @@ def restore(slug, snapshot=None, keep_secret_key=False, wait=0):
         os.unlink(answer)
     _write(
         f"/run/goldenpath/restore-{slug}.request",
-        json.dumps(
-            {"snapshot": snapshot, "keep_secret_key": keep_secret_key, "wait": int(wait), "at": time.time()}
-        ),
+        json.dumps({"snapshot": snapshot, "keep_secret_key": keep_secret_key, "wait": int(wait), "at": time.time()}),
     )
     subprocess.run(["systemctl", "start", unit], capture_output=True, check=False)
     try:
@@ -319,16 +335,12 @@ def configure(part, pillar):
             else:
                 _write(path, secrets.token_urlsafe(48) + "\n")
     except (OSError, subprocess.CalledProcessError) as exc:
-        raise CommandExecutionError(
-            f"{path} on {__grains__['id']} cannot be written: {exc}. Try: df -h /etc"
-        ) from exc
+        raise CommandExecutionError(f"{path} on {__grains__['id']} cannot be written: {exc}. Try: df -h /etc") from exc
     return changes
 
 
 def _write(path, text):
-    with open(
-        os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as stream:
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
         os.fchmod(stream.fileno(), 0o600)
         stream.write(text)
         stream.flush()

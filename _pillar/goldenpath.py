@@ -58,7 +58,7 @@ def ext_pillar(minion_id, pillar, *_args, **_kwargs):
 
     .. code-block:: bash
 
-        salt-run pillar.show_pillar web1
+        salt-ssh web1 state.apply test=True
     """
     if _is_controller(minion_id):
         return {}
@@ -236,6 +236,10 @@ def _is_constant(name):
 
 def _is_private(path):
     """Whether the value at this path may be a secret, or hold some."""
+    if path[:1] == ("alerts",):
+        return path[1:] == ("webhook",)
+    if path[:1] == ("backup",):
+        return path[1:2] in (("password",), ("ssh_key",), ("env",), ("heartbeat",))
     return len(path) > 2 and path[0] == "sites" and path[2] in ("env", "secrets")
 
 
@@ -345,6 +349,8 @@ def _type_text(error, path, hint, pillar):
         return f"is {given}, but Redis is required by every site; {hint}{_such_as(pillar)}"
     if value is None:
         return f"is empty; {hint}, or remove the line"
+    if wanted == "string" and not isinstance(value, (list, dict)) and _is_private(path):
+        return "must be text, but YAML reads it as something else; put the value in quotes"
     if wanted == "string" and not isinstance(value, (list, dict)):
         return f"must be text, but YAML reads it as {_kind(value)}; put the value in quotes, or {hint}"
     if isinstance(wanted, list):
@@ -379,6 +385,7 @@ def _cross_checks(pillar):
             "is empty and the pillar says nothing else; write `redis: {}` beside it if the host is to have no"
             " sites, else add its sites",
         )
+    yield from _check_backup(pillar)
     domains = {}
     databases = {}
     for slug, site in _sites(pillar):
@@ -393,6 +400,31 @@ def _cross_checks(pillar):
         for name in _mapping(site, "env"):
             if name in _mapping(site, "secrets"):
                 yield ("sites", slug, "env", name), "is among the secrets as well; keep one of the two"
+
+
+def _check_backup(pillar):
+    backup = _mapping(pillar, "backup")
+    repository = backup.get("repository", "")
+    if isinstance(repository, str) and not repository.startswith("sftp:"):
+        for name in ("ssh_key", "known_hosts"):
+            if name in backup:
+                yield ("backup", name), "is for an sftp repository, and this one is none; remove it"
+    for name, limit in _mapping(backup, "refuse_after").items():
+        warn = _mapping(backup, "warn_after").get(name, _default_hours(name))
+        if _is_hours(limit) and _is_hours(warn) and limit <= warn:
+            yield (
+                ("backup", "refuse_after", name),
+                f"is {limit} hours, and the warning comes after {warn} only; give more hours than warn_after has",
+            )
+
+
+def _is_hours(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _default_hours(name):
+    known = _schema()["properties"]["backup"]["properties"]["warn_after"]["properties"]
+    return known.get(name, {}).get("default")
 
 
 def _check_domains(slug, site, seen):
@@ -436,9 +468,7 @@ def _check_databases(slug, site, seen, pillar):
 def _sites(pillar):
     """The sites that are mappings, by slug."""
     sites = _mapping(pillar, "sites")
-    return sorted(
-        ((slug, site) for slug, site in sites.items() if isinstance(site, dict)), key=lambda s: str(s[0])
-    )
+    return sorted(((slug, site) for slug, site in sites.items() if isinstance(site, dict)), key=lambda s: str(s[0]))
 
 
 def _mapping(owner, key):
@@ -600,6 +630,53 @@ def _variable_value(value):
         raise ValueError(f"has {len(value)} characters", "keep it under 32768")
 
 
+def _restic_repository(text):
+    if not isinstance(text, str):
+        return
+    if not text or _has_space(text):
+        raise ValueError("is empty or has a space")
+    kinds = r"sftp:(//)?[^-/:@\s][^:\s]*[:/].+|s3:.+|rest:https?://[^/]+/.*|rclone:.+|(b2|azure|gs|swift):.+"
+    if not re.fullmatch(r"/[A-Za-z0-9._/-]+", text) and not re.fullmatch(kinds, text):
+        raise ValueError("is no place that restic knows")
+    if ".." in text.split("/") or re.match(r"/(srv/sum|etc|proc|sys|dev|run|tmp)(/|\Z)", text):
+        raise ValueError("is a place for other things")
+
+
+def _restic_variable(name):
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*", name)):
+        raise ValueError("is not a name for an environment variable", "use capitals, digits and underscores")
+    if re.fullmatch(r"RESTIC_(REPOSITORY|PASSWORD|CACHE).*|PATH|HOME|LANG|LD_.*|PYTHON.*", name):
+        raise ValueError("is set by Golden Path itself", "remove it here")
+
+
+def _calendar(text):
+    # systemd-analyze has the last word on the host; here only what would break a unit file.
+    if isinstance(text, str) and not re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9*:,./~ _-]{0,79}", text):
+        raise ValueError("is no calendar of systemd")
+
+
+def _web_address(text):
+    if isinstance(text, str) and not re.fullmatch(r"https?://[A-Za-z0-9.:@%_\[\]~-]+(/[!-~]*)?", text):
+        raise ValueError("is not the address of a web server")
+
+
+def _mail_address(text):
+    if isinstance(text, str) and not re.fullmatch(r"[A-Za-z0-9._%+][A-Za-z0-9._%+-]*(@[A-Za-z0-9.-]+)?", text):
+        raise ValueError("is not a mail address")
+
+
+def _secret_text(text):
+    _variable_value(text)
+    if isinstance(text, str) and len(text.strip()) < 12:
+        raise ValueError("is too short")
+
+
+def _private_key(text):
+    _variable_value(text)
+    if isinstance(text, str) and not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----\n", text):
+        raise ValueError("is no private key")
+
+
 def _has_space(text):
     return not text.isprintable() or any(character.isspace() for character in text)
 
@@ -618,4 +695,11 @@ _FORMATS = {
     "variable": _variable,
     "secret": _secret,
     "variable-value": _variable_value,
+    "restic-repository": _restic_repository,
+    "restic-variable": _restic_variable,
+    "calendar": _calendar,
+    "web-address": _web_address,
+    "mail-address": _mail_address,
+    "secret-text": _secret_text,
+    "private-key": _private_key,
 }

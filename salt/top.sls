@@ -8,3 +8,5 @@ base:
     - postgres
     - site
     - caddy
+    - alert
+    - backup

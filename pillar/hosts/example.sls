@@ -1,7 +1,8 @@
 #!yaml
 # The pillar of one host, with every key there is. Copy it to pillar/hosts/<id>.sls, where <id> is the host's name in
 # config/roster with underscores for dots (web1.example.net: pillar/hosts/web1_example_net.sls), and edit it there.
-# git ignores those copies. See what a host gets, or what is wrong with it: salt-run pillar.show_pillar web1
+# git ignores those copies. What is wrong with one, all at once: salt-ssh web1 state.apply test=True
+# (salt-run pillar.show_pillar keeps the secrets that it shows in the controller's job cache, in plain text.)
 #
 # The first line turns Jinja off, so that a password may hold {{ or {%. To keep secrets encrypted in the file, make it
 # `#!yaml|gpg` and write them as PGP messages (Salt's gpg renderer; the private key stays on the controller).
@@ -36,3 +37,26 @@ sites:                          # `sites: {}` for a host without any
     secrets:                    # as env, for what nobody may read; default: none
       SENTRY_DSN: https://public-key@sentry.example/1
       # DJANGO_SECRET_KEY: made on the host when it is absent here
+
+backup:                         # what follows shows the defaults, except where it says otherwise
+  repository: /var/backups/goldenpath/restic    # any that restic knows; THIS ONE IS LOST WITH THE HOST. Better:
+                                # sftp:backup@vault.example:/srv/restic, with `known_hosts` and perhaps `ssh_key`
+  password: a-long-password-of-your-own         # default: made on the host. KEEP A COPY OF IT ELSEWHERE
+  # known_hosts: vault.example ssh-ed25519 AAAA…  # for sftp; default: the first key that is seen is trusted
+  # ssh_key: for sftp, a private key; default: made on the host, which shows /etc/goldenpath/backup-ssh.pub
+  env: {}                       # what restic needs for other places, such as AWS_ACCESS_KEY_ID; secrets
+  keep: {daily: 7, weekly: 4, monthly: 6}
+  schedule:                     # as systemd writes calendars; up to half an hour later
+    backup: "*-*-* 02:30:00"
+    drill: "Sun *-*-* 04:30:00"
+    check: "Sat *-*-* 04:30:00"
+  warn_after: {backup: 36, drill: 216}    # hours: a deploy warns and an alert is sent
+  refuse_after: {backup: 168, drill: 720}   # hours: a deploy is refused; default: never
+  heartbeat:                    # asked after each job that went well; default: none
+    backup: https://heartbeat.example/3f9c
+    drill: https://heartbeat.example/77b1
+    check: https://heartbeat.example/a02e
+
+alerts:                         # failed backups, drills and units, once an hour for each; default: none
+  webhook: https://hooks.example/T01/B02    # takes JSON by POST
+  mail: ops@acme.example        # through the host's own sendmail

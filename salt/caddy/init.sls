@@ -45,7 +45,7 @@ caddy-site-{{ slug }}:
     - name: /etc/caddy/sites/{{ slug }}.caddy
     - source: salt://caddy/files/site.caddy
     - template: jinja
-    - context: {{ {"slug": slug, "domains": site.domains, "tls": site.tls} | tojson }}
+    - context: {{ {"slug": slug, "domains": site.domains, "tls": site.tls, "health": site.health} | tojson }}
     - makedirs: True
     - mode: '0644'
     # A file that Caddy's own parser refuses never replaces one that it served.

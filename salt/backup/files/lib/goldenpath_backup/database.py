@@ -1,0 +1,249 @@
+"""A site's database: dumped with its row counts from one snapshot, verified, restored beside the live one."""
+
+# ruff: noqa: S608  names of sites and their databases, which provisioning has checked
+import json
+import os
+import re
+import subprocess
+import tempfile
+
+from .common import Failed, command, environment, reason, run
+
+# No site can have such a name: a slug has no dot.
+DRILL, NEW, OLD = ".drill", ".new", ".old"
+
+_COUNTS = r"""
+SELECT format('SELECT json_build_array(%L, count(*)) FROM ONLY %I.%I;', format('%I.%I', n.nspname, c.relname),
+              n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_temp'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                  AND d.deptype = 'e')
+ORDER BY 1
+\gexec
+"""
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+_COPY = re.compile(rb"COPY (" + _NAME + rb"\." + _NAME + rb") .*FROM stdin;\n\Z")
+
+
+def live(slug):
+    """The name of a site's database, role and user."""
+    return f"sum-{slug}"
+
+
+def quoted(name):
+    """A name as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def sql(statements, database="postgres", user="postgres"):
+    """Run statements, each on its own, stopping at the first error; returns the output."""
+    code, output = run(
+        ["psql", "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", database],
+        user=user, text=statements + "\n", timeout=3600,
+    )  # fmt: skip
+    if code:
+        raise Failed(f"Postgres refused: {reason(output)}. Try: systemctl status 'postgresql@*'")
+    return output.strip()
+
+
+def exists(name):
+    """Whether there is a database of this name."""
+    return sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}';") == "1"
+
+
+def bytes_of(name):
+    """The size of a database, 0 where there is none."""
+    return int(sql(f"SELECT coalesce((SELECT pg_database_size(oid) FROM pg_database WHERE datname = '{name}'), 0);"))
+
+
+def drop(name):
+    """Drop a database that is not live, with whoever is connected to it."""
+    if "." not in name:
+        raise Failed(f"{name} is a live database and is not dropped")
+    sql(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);")
+
+
+def create(slug, name):
+    """An empty database beside the live one, as provisioning makes them: the site's own, closed to others."""
+    drop(name)
+    locale = sql(f"SELECT datcollate || ' ' || datctype FROM pg_database WHERE datname = '{live(slug)}';").split() or [
+        "C.UTF-8",
+        "C.UTF-8",
+    ]
+    sql(
+        f"CREATE DATABASE {quoted(name)} OWNER {quoted(live(slug))} TEMPLATE template0 ENCODING 'UTF8' "
+        f"LC_COLLATE '{locale[0]}' LC_CTYPE '{locale[1]}';\n"
+        f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC;"
+    )
+
+
+def counts(slug, name):
+    """The rows of every table of a database: {table: rows}."""
+    return dict(json.loads(line) for line in sql(_COUNTS, name, live(slug)).splitlines())
+
+
+def dump(slug, path):
+    """
+    Dump the live database into a file, and count every table's rows in the very same snapshot.
+
+    Uncompressed, so that restic finds what is unchanged since yesterday; it compresses itself.
+    Returns {"tables": {table: rows}, "extensions": [name, …]}.
+    """
+    name = live(slug)
+    argv = ["psql", "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
+    with tempfile.TemporaryFile() as errors:
+        session = subprocess.Popen(
+            command(argv, name), cwd="/", env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors, text=True,
+        )  # fmt: skip
+        try:
+            session.stdin.write(
+                "SET idle_in_transaction_session_timeout = 0;\nSET statement_timeout = 0;\n"
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n"
+                "SELECT pg_export_snapshot();\n"
+                "SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension "
+                "WHERE extname <> 'plpgsql';\n"
+                + _COUNTS + "\\echo ::end\n"
+            )  # fmt: skip
+            session.stdin.flush()
+            lines = []
+            for line in session.stdout:
+                if line.strip() == "::end":
+                    break
+                lines.append(line.strip())
+            else:
+                session.wait()
+                errors.seek(0)
+                raise Failed(
+                    f"the tables of {name} cannot be counted: {reason(errors.read().decode(errors='replace'))}. "
+                    "Try: systemctl status 'postgresql@*'"
+                )
+            code, output = run(
+                ["pg_dump", "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
+                 "--lock-wait-timeout=10min",
+                 "--dbname", name],
+                user=name, stdout=path,
+            )  # fmt: skip
+            if code:
+                raise Failed(f"pg_dump of {name} failed: {reason(output)}. Try: df -h {os.path.dirname(path)}")
+            return {"tables": dict(json.loads(line) for line in lines[2:]), "extensions": json.loads(lines[1])}
+        except BrokenPipeError:
+            raise Failed(f"Postgres does not let {name} in. Try: systemctl status 'postgresql@*'") from None
+        finally:
+            session.kill()
+            session.wait()
+
+
+def verify(slug, path, tables):
+    """
+    Read a whole dump as a restore would, and count its rows: `pg_restore --list` passes a truncated one.
+    """
+    with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command(["pg_restore", "--file=-"], live(slug)), cwd="/", env=environment(), stdin=source,
+            stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
+        try:
+            seen = copied(process.stdout)
+        except BaseException:
+            process.kill()
+            raise
+        process.stdout.close()
+        code = process.wait()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace")
+    if code:
+        raise Failed(f"the dump cannot be read back: {reason(said)}. Try: df -h {os.path.dirname(path)}")
+    wrong = difference(tables, seen)
+    if wrong:
+        raise Failed(f"the dump is not what the database held: {wrong}. Try: run the backup again")
+
+
+def copied(stream):
+    """The rows of each table in what pg_restore prints."""
+    seen, table, rows = {}, None, 0
+    for line in stream:
+        if table is None:
+            if line.startswith(b"COPY "):
+                found = _COPY.match(line)
+                if found:
+                    table, rows = found[1].decode(), 0
+        elif line == b"\\.\n":
+            seen[table] = rows
+            table = None
+        else:
+            rows += 1
+    return seen
+
+
+def difference(expected, found):
+    """How the rows of tables differ, in words; empty when they do not."""
+    words = [f"{table} is missing" for table in sorted(expected.keys() - found.keys())]
+    words += [f"{table} is not of this backup" for table in sorted(found.keys() - expected.keys())]
+    words += [
+        f"{table} has {found[table]} rows and not {rows}"
+        for table, rows in sorted(expected.items())
+        if table in found and found[table] != rows
+    ]
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+
+
+def restore(slug, path, name, extensions):
+    """Fill a new database beside the live one from a dump, as the site's own role and in one transaction."""
+    create(slug, name)
+    missing = json.loads(
+        sql(
+            "SELECT coalesce(json_agg(DISTINCT name), '[]') FROM pg_available_extension_versions "
+            "WHERE NOT trusted AND name IN "
+            f"({', '.join(literal(item) for item in extensions) or 'NULL'});"
+        )
+    )
+    if missing:
+        sql("\n".join(f"CREATE EXTENSION IF NOT EXISTS {quoted(item)};" for item in missing), name)
+    code, listing = run(["pg_restore", "--list"], user=live(slug), stdin=path)
+    if code:
+        raise Failed(f"the dump cannot be read: {reason(listing)}. Try: another snapshot")
+    with tempfile.NamedTemporaryFile("w", dir="/run", prefix="goldenpath-", encoding="utf-8") as chosen:
+        # An extension's comment is its owner's to write.
+        chosen.writelines(f"{line}\n" for line in listing.splitlines() if " COMMENT - EXTENSION " not in line)
+        chosen.flush()
+        os.chmod(chosen.name, 0o644)
+        code, output = run(
+            ["pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
+             f"--use-list={chosen.name}", "--dbname", name],
+            user=live(slug), stdin=path,
+        )  # fmt: skip
+    if code:
+        raise Failed(f"the dump cannot be restored: {reason(output)}. Try: another snapshot")
+    sql("ANALYZE;", name, live(slug))
+
+
+def literal(text):
+    """A text as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def swap(slug, back=False):
+    """
+    Exchange the live database and the one beside it in one transaction: at every moment there is one, whole.
+
+    Without ``back`` the new one becomes live and the live one becomes the old one, with it the reverse.
+    """
+    name = live(slug)
+    aside, comes = (NEW, OLD) if back else (OLD, NEW)
+    renames = ""
+    if exists(name):
+        renames += f"ALTER DATABASE {quoted(name)} RENAME TO {quoted(name + aside)};\n"
+    renames += f"ALTER DATABASE {quoted(name + comes)} RENAME TO {quoted(name)};\n"
+    for attempt in range(20):
+        try:
+            sql(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname IN "
+                f"('{name}', '{name}{comes}');\nBEGIN;\n{renames}COMMIT;"
+            )
+            return
+        except Failed as exc:
+            # Somebody connected in between.
+            if "being accessed" not in str(exc) or attempt == 19:
+                raise

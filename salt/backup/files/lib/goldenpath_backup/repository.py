@@ -1,0 +1,208 @@
+"""The repository: restic, told everything through its environment and never through its arguments."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import time
+
+from . import common
+from .common import Failed, reason, run, write
+
+PASSWORD = "/etc/goldenpath/restic-password"  # noqa: S105  a path
+KEY = "/etc/goldenpath/backup-ssh"
+KNOWN_HOSTS = "/etc/goldenpath/backup-known-hosts"
+CACHE = "/var/cache/goldenpath/restic"
+# What the host knows of the repository that it has used before.
+KNOWN = "/var/lib/goldenpath/backup/repository.state"
+WAIT = 600
+
+
+def _environment(config):
+    return {
+        "RESTIC_REPOSITORY": config["repository"],
+        "RESTIC_PASSWORD_FILE": PASSWORD,
+        "RESTIC_CACHE_DIR": CACHE,
+        **config["env"],
+    }
+
+
+def shown(config):
+    """The repository's address as a sentence may name it."""
+    return (
+        re.sub(r"//[^/@]*@", "//***@", config["repository"]) if "://" in config["repository"] else config["repository"]
+    )
+
+
+def is_local(config):
+    """Whether the repository is a folder of this host."""
+    return config["repository"].startswith("/")
+
+
+def _options(config):
+    """restic's own ssh would ask questions: here it has the host's key and no terminal."""
+    found = re.fullmatch(r"sftp:(?://)?((?:[^@/:]+@)?[^:/]+)(?::(\d+)(?=/))?[:/].*", config["repository"])
+    if not found:
+        return []
+    words = ["ssh", "-i", KEY, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
+             "-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "ServerAliveInterval=30",
+             "-o", f"StrictHostKeyChecking={'yes' if config.get('known_hosts') else 'accept-new'}"]  # fmt: skip
+    if found[2]:
+        words += ["-p", found[2]]
+    return ["--option", "sftp.command=" + shlex.join([*words, found[1], "-s", "sftp"])]
+
+
+def _explained(config, output):
+    """restic's output as a sentence."""
+    where = f"the repository {shown(config)}"
+    for pattern, sentence in (
+        (
+            "wrong password|no key found",
+            f"{PASSWORD} does not open {where}. Try: put back the password it was made with",
+        ),
+        ("no space left|disk quota", f"{where} has no space left. Try: df -h, or a smaller backup:keep"),
+        (
+            "already locked|unable to create lock",
+            f"{where} is locked by another restic. Try: again later, or restic unlock",
+        ),
+        (
+            "Is there a repository at|repository does not exist|unable to open config file",
+            f"{where} is missing. Try: bring it back, or point backup:repository elsewhere",
+        ),
+        (
+            "Permission denied \\(|Could not resolve|Connection refused|Connection timed out|Host key verification"
+            "|No route|connection reset|unable to start the sftp session|status code",
+            f"{where} cannot be reached: {{reason}}. Try: the address, and whether the host's key is let in there",
+        ),
+        (
+            "ciphertext verification|does not match|invalid data|corrupt|hash|checksum|unexpected EOF"
+            "|not found in repository|is damaged",
+            f"{where} is damaged: {{reason}}. Try: another copy of it, then restic repair",
+        ),
+    ):
+        if re.search(pattern, output, re.IGNORECASE):
+            return sentence.format(reason=_calm(config, reason(output)))
+    return f"restic failed with {where}: {_calm(config, reason(output))}. Try: df -h"
+
+
+def _calm(config, text):
+    for value in [*config["env"].values(), config["repository"] if "@" in config["repository"] else ""]:
+        if len(value) >= 4:
+            text = text.replace(value, "**********")
+    return text
+
+
+def restic(config, *argv, make=False, allow=(0,)):
+    """
+    Run restic. A lock that a dead restic left is removed; a living one's is waited for.
+
+    make: whether a repository that was never used may be made. Returns its output; raises Failed.
+    """
+    end = time.monotonic() + WAIT
+    words = ["restic", "--quiet", *_options(config), *argv] if "--json" not in argv else [
+        "restic", *_options(config), *argv]  # fmt: skip
+    os.makedirs(CACHE, mode=0o700, exist_ok=True)
+    while True:
+        code, output = run(words, env=_environment(config))
+        if code in allow:
+            if not os.path.exists(KNOWN) or common.read(KNOWN).get("repository") != config["repository"]:
+                write(KNOWN, {"repository": config["repository"], "since": common.now()})
+            return output
+        sentence = _explained(config, output)
+        if " is locked by another" in sentence and time.monotonic() < end:
+            run(["restic", "--quiet", *_options(config), "unlock"], env=_environment(config))
+            time.sleep(2)
+        elif " is missing. " in sentence and make:
+            # One that was there before and is not now took every backup with it: say so, make no new one.
+            if common.read(KNOWN).get("repository") == config["repository"]:
+                raise Failed(sentence)
+            _make(config)
+            make = False
+        else:
+            raise Failed(sentence)
+
+
+def _make(config):
+    if is_local(config):
+        os.makedirs(os.path.dirname(config["repository"].rstrip("/")) or "/", mode=0o700, exist_ok=True)
+    code, output = run(["restic", "--quiet", *_options(config), "init"], env=_environment(config))
+    if code:
+        raise Failed(_explained(config, output))
+
+
+def parsed(output):
+    """The JSON in what restic printed; warnings may stand around it."""
+    for line in reversed(output.splitlines()):
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, (list, dict)):
+                return found
+    return []
+
+
+def snapshots(config, slug):
+    """
+    A site's snapshots, newest last: this host's own, or where it has none, as after a disaster, any host's.
+
+    Each is a dictionary: ``id``, ``time``, ``host``, ``age`` (seconds), ``release``, ``sha``, ``dump`` (bytes),
+    ``files``, ``bytes`` of media.
+    """
+    found = []
+    for item in parsed(restic(config, "snapshots", "--json", "--no-lock", "--tag", f"site={slug}")) or []:
+        tags = dict(tag.split("=", 1) for tag in item.get("tags") or [] if "=" in tag)
+        found.append(
+            {
+                "id": item["id"][:8],
+                "time": re.sub(r"\.\d+", "", item["time"]),
+                "age": round(common.age(item["time"])),
+                "host": item["hostname"],
+                "release": tags.get("release"),
+                "sha": tags.get("sha"),
+                "dump": int(tags.get("dump", 0)),
+                "files": int(tags.get("files", 0)),
+                "bytes": int(tags.get("bytes", 0)),
+                "path": item["paths"][0],
+            }
+        )
+    found.sort(key=lambda item: -item["age"])
+    return [item for item in found if item["host"] == common.host()] or found
+
+
+def chosen(config, slug, wanted=None):
+    """One snapshot of a site: the newest, or the one that is named."""
+    known = snapshots(config, slug)
+    if not known:
+        raise Failed(
+            f"the repository {shown(config)} has no snapshot of {slug}. "
+            f"Try: salt-ssh {common.host()} goldenpath.backup {slug}"
+        )
+    if wanted in (None, "latest"):
+        return known[-1]
+    if not re.fullmatch(r"[0-9a-f]{8,64}", str(wanted)):
+        raise Failed(f"{wanted!r:.80} is no snapshot's id. Try: salt-ssh {common.host()} goldenpath.backups")
+    for item in known:
+        if item["id"] == wanted[:8]:
+            return item
+    last = ", ".join(item["id"] for item in known[-3:])
+    raise Failed(
+        f"{slug} has no snapshot {wanted}. The last ones: {last}. Try: salt-ssh {common.host()} goldenpath.backups"
+    )
+
+
+def fetch(config, snapshot, target, include=(), exclude=()):
+    """Bring files of a snapshot into an empty folder. Returns where the snapshot's own folder lies in it."""
+    argv = ["restore", snapshot["id"], "--target", target]
+    for words, values in (("--include", include), ("--exclude", exclude)):
+        for value in values:
+            argv += [words, value]
+    restic(config, *argv)
+    path = target + snapshot["path"]
+    if not os.path.isdir(path):
+        raise Failed(f"the snapshot {snapshot['id']} is empty. Try: another snapshot")
+    return path
+
+
+def escaped(path):
+    """A path as restic's patterns take it."""
+    return re.sub(r"([\\*?\[\]$])", r"\\\1", path)

@@ -1,0 +1,98 @@
+# Managed by Golden Path. Backups of every site, proven by a weekly drill; docs/backup.md.
+{%- set schedule = pillar.backup.schedule %}
+{#- name: what it is, the command, when it runs, the jitter -#}
+{%- set jobs = {
+    "backup": ["backup of every site", "run", schedule.backup, "30min"],
+    "drill": ["restore drill of every site", "drill", schedule.drill, "30min"],
+    "check": ["prune and check the backups", "check", schedule.check, "30min"],
+    "watch": ["look for overdue backups and restless services", "watch", "*-*-* 00/6:15:00", "10min"],
+} %}
+
+include:
+  - base
+  - site
+  - alert
+
+backup-program:
+  file.managed:
+    - name: /opt/goldenpath/backup
+    - source: salt://backup/files/backup
+    - makedirs: True
+    - mode: '0755'
+    - require:
+        - file: backup-library
+
+backup-library:
+  file.recurse:
+    - name: /opt/goldenpath/lib/goldenpath_backup
+    - source: salt://backup/files/lib/goldenpath_backup
+    - exclude_pat: E@__pycache__
+    - clean: True
+    - file_mode: '0644'
+    - dir_mode: '0755'
+
+backup-records:
+  file.directory:
+    - name: /var/lib/goldenpath/backup
+    - makedirs: True
+    - mode: '0755'
+
+# Repository, password, keys and heartbeats: root's alone, and in no diff.
+backup-configured:
+  backup.configured:
+    - name: backup
+    - require:
+        - pkg: base-packages
+        - file: base-state-directory
+        - file: backup-records
+
+{%- for name, (description, command, calendar, jitter) in jobs.items() %}
+{%- for kind in ("service", "timer") %}
+
+backup-{{ kind }}-{{ name }}:
+  file.managed:
+    - name: /etc/systemd/system/goldenpath-{{ name }}.{{ kind }}
+    - source: salt://backup/files/job.{{ kind }}
+    - template: jinja
+    - context: {{ {"description": description, "command": command, "calendar": calendar, "jitter": jitter} | tojson }}
+    - mode: '0644'
+    - onchanges_in:
+        - module: backup-reload
+{%- endfor %}
+
+backup-enabled-{{ name }}:
+  service.running:
+    - name: goldenpath-{{ name }}.timer
+    - enable: True
+    - require:
+        - module: backup-reload
+        - file: backup-program
+        - backup: backup-configured
+    - watch:
+        - file: backup-timer-{{ name }}
+{%- endfor %}
+
+backup-service-restore:
+  file.managed:
+    - name: /etc/systemd/system/goldenpath-restore@.service
+    - source: salt://backup/files/restore.service
+    - mode: '0644'
+
+backup-service-heal:
+  file.managed:
+    - name: /etc/systemd/system/goldenpath-heal.service
+    - source: salt://backup/files/heal.service
+    - mode: '0644'
+
+backup-reload:
+  module.run:
+    - name: service.systemctl_reload
+    - onchanges:
+        - file: backup-service-restore
+        - file: backup-service-heal
+
+backup-heal-enabled:
+  service.enabled:
+    - name: goldenpath-heal.service
+    - require:
+        - module: backup-reload

@@ -1,0 +1,631 @@
+"""Backups on real hosts: proven by restoring them, and every fault told while nothing live is lost."""
+
+import http.server
+import json
+import re
+import subprocess
+import threading
+import time
+
+import pytest
+
+from .conftest import ROOT, SLUG, World
+
+PROGRAM = "/opt/goldenpath/backup"
+CANARY = "canary-7d1f0c5e2b"
+REPOSITORY = "/var/backups/goldenpath/restic"
+SITE = f"/usr/sbin/runuser -u sum-{SLUG} --"
+PSQL = f"cd /; {SITE} psql -qAt -d sum-{SLUG}"
+# Every row of every table, and every file.
+FINGERPRINT = (
+    f"cd {ROOT}/media && find . -type f -exec sha256sum {{}} + | sort | sha256sum; cd /; "
+    f"for table in $({PSQL} -c \"select tablename from pg_tables where schemaname = 'public' order by 1\"); do "
+    f'echo $table $({PSQL} -c "select count(*), md5(string_agg(t::text, chr(10) order by t::text)) from $table t '
+    "where t::text !~ 'celery@|@'\"); done"
+)
+# The program, with one of its functions replaced: a fault at an exact place.
+FAULTY = """#!/usr/bin/python3 -I
+import os, signal, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "/opt/goldenpath/lib")
+from goldenpath_backup import backup, cli, common, database, drill, repository, restore
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+def fail(*_, **__):
+    raise common.Failed("made to fail. Try: nothing")
+def after(module, name, act, turn=1):
+    real, calls = getattr(module, name), []
+    def wrapped(*args, **options):
+        result = real(*args, **options)
+        calls.append(name)
+        if len(calls) == turn:
+            act()
+        return result
+    setattr(module, name, wrapped)
+def before(module, name, act):
+    setattr(module, name, act)
+{fault}
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+class Listener:
+    """A web server on the lab's bridge that keeps what it is told."""
+
+    def __init__(self, address):
+        self.alerts, self.beats = [], []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                outer.alerts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def do_GET(self):
+                outer.beats.append(self.path)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer((address, 0), Handler)
+        self.url = f"http://{address}:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wait(self, unit, seconds=20):
+        """The alert about a unit."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for alert in self.alerts:
+                if alert["unit"] == unit:
+                    return alert
+            time.sleep(0.2)
+        raise AssertionError(f"nobody heard of {unit}: {self.alerts}")
+
+
+def fill(world, rows, files):
+    world.sh(
+        f"cd {ROOT}/current/src && set -a && . {ROOT}/.env && . {ROOT}/current/release.env && set +a && "
+        f"{SITE} $VENV/bin/python manage.py fill {rows} {files}"
+    )
+
+
+def program(world, *words, path=PROGRAM):
+    """Returns (exit status, answer or sentence)."""
+    done = world.host.exec([path, *words], check=False)
+    return done.returncode, json.loads(done.stdout) if done.returncode == 0 else done.stderr.strip()
+
+
+def faulty(world, fault):
+    """A copy of the program with a fault in it."""
+    world.host.write("/opt/goldenpath/faulty", FAULTY.replace("{fault}", fault), mode=0o755)
+    return "/opt/goldenpath/faulty"
+
+
+def stopwatch(world, *words, **options):
+    began = time.monotonic()
+    status, answer = program(world, *words, **options)
+    return status, answer, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def site(bookworm):
+    """The site with some content, one good backup, alerts and heartbeats that this process hears."""
+    route = bookworm.sh("ip -4 route show default | cut -d' ' -f3")
+    listener = Listener(route)
+    bookworm.listener = listener
+    bookworm.pillar["alerts"] = {"webhook": f"{listener.url}/hook/{CANARY}-hook"}
+    bookworm.pillar["backup"] = {
+        "password": f"{CANARY}-password",
+        "env": {"AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws"},
+        "heartbeat": {name: f"{listener.url}/{name}/{CANARY}-beat" for name in ("backup", "drill", "check")},
+    }
+    bookworm.write_pillar(secrets={"API_KEY": f"{CANARY}-site"})
+    failed = {key: state for key, state in bookworm.apply().items() if state[0] is not True}
+    assert not failed, failed
+    fill(bookworm, 2000, 60)
+    status, answer = program(bookworm, "run")
+    assert status == 0, answer
+    yield bookworm
+    listener.server.shutdown()
+
+
+@pytest.fixture
+def unharmed(site):
+    """Whatever a test breaks: the live site is the same before and after, and no working copy is left."""
+    before = site.sh(FINGERPRINT)
+    site.sh("rm -rf /var/lib/goldenpath/alerts")
+    site.listener.alerts.clear()
+    yield site
+    site.sh("rm -f /usr/local/bin/pg_dump /opt/goldenpath/faulty; systemctl reset-failed")
+    assert site.sh(FINGERPRINT) == before
+    assert site.health()[0] == 200
+    assert site.sh(f"ls {ROOT}/backups | grep -v -e ^media-2 -e ^before-restore", check=False) == ""
+    assert site.sh("runuser -u postgres -- psql -qAtc \"select datname from pg_database where datname ~ '[.]'\"") == ""
+
+
+# --- what, where, when
+
+
+def test_timers_are_on_and_units_are_sound(site):
+    timers = site.sh("systemctl list-timers --all --no-legend 'goldenpath-*'")
+    for name in ("backup", "drill", "check", "watch"):
+        assert f"goldenpath-{name}.timer" in timers
+        assert site.sh(f"systemctl is-enabled goldenpath-{name}.timer") == "enabled"
+        assert site.sh(f"systemctl show -p Persistent --value goldenpath-{name}.timer") == "yes"
+    site.sh("systemd-analyze verify /etc/systemd/system/goldenpath-*.service /etc/systemd/system/goldenpath-*.timer")
+    assert all(state[1] == {} for state in site.apply("backup").values())
+
+
+def test_operators_commands(site):
+    status, answer = site.salt("goldenpath.backup", SLUG)
+    assert status == 0 and re.fullmatch("[0-9a-f]{8}", answer[SLUG]["snapshot"])
+    status, answer = site.salt("goldenpath.restore_drill")
+    assert status == 0 and answer[SLUG]["verdict"] == "good"
+    status, answer = site.salt("goldenpath.backups")
+    known = answer["sites"][SLUG]
+    assert known["snapshots"][-1]["id"] == known["drill"]["snapshot"] == known["backup"]["snapshot"]
+    assert known["snapshots"][-1]["files"] == 60 and known["drill"]["rows"] == known["backup"]["rows"] > 2000
+    status, answer = site.salt("goldenpath.backup", "site=--help")
+    assert status != 0 and "has no site '--help'" in str(answer)
+
+
+def test_jobs_tell_that_they_went_well(site):
+    site.listener.beats.clear()
+    for name in ("backup", "drill", "check"):
+        site.sh(f"systemctl start goldenpath-{name}.service")
+    assert sorted(site.listener.beats) == [f"/{name}/{CANARY}-beat" for name in ("backup", "check", "drill")]
+
+
+def test_two_at_once_wait_for_each_other(site):
+    done = site.sh(f"{PROGRAM} run >/dev/null 2>&1 & {PROGRAM} run >/dev/null 2>&1; wait $! && echo both")
+    assert done == "both"
+    path = faulty(site, "cli.BUSY = 0\nbackup.run = lambda *_: __import__('time').sleep(3)")
+    answer = site.sh(f"{path} run >/dev/null & sleep 1; {PROGRAM} run --wait 0 2>&1; wait $!", check=False)
+    site.sh("rm /opt/goldenpath/faulty")
+    assert "is busy with a backup since" in answer
+
+
+def test_not_during_a_release(site):
+    path = faulty(site, "backup.DEPLOY_WAIT = 1")
+    answer = site.sh(f"flock {ROOT}/deploy.lock sleep 4 & sleep 0.3; {path} run 2>&1; wait", check=False)
+    site.sh("rm /opt/goldenpath/faulty")
+    assert f"{SLUG} on {site.name} is held by" in answer
+
+
+def test_no_secret_is_to_be_seen(site):
+    """In process lists during a backup and a drill, the journal, unit files, records and configuration."""
+    watch = (
+        "for n in $(seq 400); do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.01; done "
+        "> /tmp/seen & "
+        f"{PROGRAM} run >/tmp/said 2>&1; {PROGRAM} drill >>/tmp/said 2>&1; kill $!; wait; cat /tmp/said"
+    )
+    said = site.sh(watch, check=False)
+    password = site.sh("cat /etc/goldenpath/restic-password")
+    key = re.search('DJANGO_SECRET_KEY="(.*)"', site.sh(f"cat {ROOT}/.env"))[1]
+    assert password == f"{CANARY}-password"
+    for secret in (CANARY, key):
+        assert secret not in said
+        assert site.sh(f"grep -c -e '{secret}' /tmp/seen", check=False) == "0"
+        assert site.sh(f"journalctl --no-pager | grep -v 'COMMAND=' | grep -c -e '{secret}'", check=False) == "0"
+        assert (
+            site.sh(f"grep -rl -e '{secret}' /etc/systemd /var/lib/goldenpath/backup {ROOT}/releases", check=False)
+            == ""
+        )
+        owned = site.sh(f"grep -rl -e '{secret}' /etc /srv/sum/{SLUG} 2>/dev/null; true").split()
+        assert {site.sh(f"stat -c %a {path}") for path in owned} <= {"600"}
+    assert int(site.sh("grep -c restic /tmp/seen || true")) > 0
+
+
+# --- faults of the backup
+
+
+@pytest.mark.parametrize("tenth", [0, *range(1, 10)])
+def test_a_truncated_dump_is_no_backup(unharmed, tenth):
+    whole = int(json.loads(unharmed.sh(f"cat /var/lib/goldenpath/backup/{SLUG}.json"))["good"]["dump"])
+    unharmed.host.write(
+        "/usr/local/bin/pg_dump",
+        f'#!/bin/sh\n/usr/bin/pg_dump "$@" | head -c {whole * tenth // 10 or 3}\n',
+        mode=0o755,
+    )
+    status, answer = program(unharmed, "run")
+    assert status == 1 and f"The backup of {SLUG} on {unharmed.name} failed: the dump" in answer
+    assert "Try: " in answer and "Traceback" not in answer
+
+
+FAULTS = {
+    "killed dump": ("kill -9 $$", "pg_dump of"),
+    "dump that fails": ("echo 'pg_dump: error: out of memory' >&2; exit 1", "out of memory"),
+    "dump without a table": (
+        'exec /usr/bin/pg_dump --exclude-table=pages_note "$@"',
+        "public.pages_note is missing",
+    ),
+    "dump of less": ('exec /usr/bin/pg_dump --exclude-table-data=pages_note "$@"', "public.pages_note"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_failed_dump_is_told_and_heard(unharmed, name):
+    line, sentence = FAULTS[name]
+    unharmed.host.write("/usr/local/bin/pg_dump", f"#!/bin/sh\n{line}\n", mode=0o755)
+    unharmed.sh("systemctl start goldenpath-backup.service", check=False)
+    alert = unharmed.listener.wait("goldenpath-backup.service")
+    assert sentence in alert["what"] and f"The backup of {SLUG} on {unharmed.name} failed" in alert["what"]
+    assert alert["host"] == unharmed.name and alert["since"] and alert["lines"]
+    assert CANARY not in json.dumps(alert)
+
+
+def test_repeated_failures_are_told_once_an_hour(unharmed):
+    unharmed.host.write("/usr/local/bin/pg_dump", "#!/bin/sh\nexit 1\n", mode=0o755)
+    for _ in range(3):
+        unharmed.sh("systemctl start goldenpath-backup.service", check=False)
+    unharmed.listener.wait("goldenpath-backup.service")
+    time.sleep(1)
+    assert len(unharmed.listener.alerts) == 1
+
+
+def test_a_full_disk(unharmed):
+    unharmed.sh(f"mount -t tmpfs -o size=260m none {ROOT}/backups")
+    try:
+        unharmed.host.write("/usr/local/bin/pg_dump", "#!/bin/sh\nexec head -c 400000000 /dev/zero\n", mode=0o755)
+        status, answer = program(unharmed, "run")
+        assert status == 1 and "No space left on device" in answer and "Traceback" not in answer
+        unharmed.sh(f"head -c 100000000 /dev/zero > {ROOT}/backups/other")
+        status, answer = program(unharmed, "run")
+        assert status == 1 and "left, a backup needs" in answer
+        status, answer = program(unharmed, "drill")
+        assert status == 1 and "left, a drill needs" in answer
+    finally:
+        unharmed.sh(f"umount {ROOT}/backups")
+
+
+def test_a_wrong_password_and_a_missing_repository(unharmed):
+    unharmed.sh("cd /etc/goldenpath && cp -p restic-password right && echo something-else > restic-password")
+    try:
+        for words in (["run"], ["drill"], ["check"], ["list"]):
+            status, answer = program(unharmed, *words)
+            assert status == 1 and "restic-password does not open the repository" in answer, answer
+    finally:
+        unharmed.sh("mv /etc/goldenpath/right /etc/goldenpath/restic-password")
+    unharmed.sh(f"mv {REPOSITORY} {REPOSITORY}.away")
+    try:
+        for words in (["run"], ["drill"], ["check"], ["list"]):
+            status, answer = program(unharmed, *words)
+            assert status == 1 and f"the repository {REPOSITORY} is missing" in answer, answer
+        assert unharmed.sh(f"ls {REPOSITORY}", check=False) == ""
+    finally:
+        unharmed.sh(f"rm -rf {REPOSITORY}; mv {REPOSITORY}.away {REPOSITORY}")
+
+
+def test_flipped_bits_in_the_repository(unharmed):
+    unharmed.sh(f"cp -a {REPOSITORY} {REPOSITORY}.good")
+    flip = (
+        "import glob, os\n"
+        f"for path in glob.glob('{REPOSITORY}/data/*/*'):\n"
+        "    os.chmod(path, 0o600)\n"
+        "    with open(path, 'r+b') as stream:\n"
+        "        middle = os.path.getsize(path) // 2\n"
+        "        stream.seek(middle); byte = stream.read(1)[0]\n"
+        "        stream.seek(middle); stream.write(bytes([byte ^ 16]))\n"
+    )
+    try:
+        unharmed.host.exec(["python3", "-c", flip])
+        unharmed.sh("rm -rf /var/cache/goldenpath")
+        for job in ("drill", "check"):
+            unharmed.sh(f"systemctl start goldenpath-{job}.service", check=False)
+            alert = unharmed.listener.wait(f"goldenpath-{job}.service")
+            assert "damaged" in alert["what"] or "not what was backed up" in alert["what"], alert
+    finally:
+        unharmed.sh(f"rm -rf {REPOSITORY}; mv {REPOSITORY}.good {REPOSITORY}; rm -rf /var/cache/goldenpath")
+
+
+def test_postgres_restarted_in_the_middle(unharmed):
+    unharmed.host.write("/usr/local/bin/pg_dump", '#!/bin/sh\nsleep 4\nexec /usr/bin/pg_dump "$@"\n', mode=0o755)
+    answer = unharmed.sh(
+        f"{PROGRAM} run 2>&1 & sleep 1.5; systemctl restart 'postgresql@*-main.service'; wait $!", check=False
+    )
+    assert f"The backup of {SLUG} on {unharmed.name} failed: pg_dump of" in answer
+    unharmed.sh("rm /usr/local/bin/pg_dump")
+    assert program(unharmed, "run")[0] == 0
+
+
+def test_a_stale_lock_heals(unharmed):
+    unharmed.sh(
+        f"RESTIC_PASSWORD_FILE=/etc/goldenpath/restic-password restic -q -r {REPOSITORY} backup /usr "
+        "--tag junk >/dev/null 2>&1 & sleep 1.5; kill -9 $!; wait",
+        check=False,
+    )
+    assert unharmed.sh(f"ls {REPOSITORY}/locks")
+    status, answer = program(unharmed, "check")
+    assert status == 0, answer
+    assert unharmed.sh(f"ls {REPOSITORY}/locks") == ""
+
+
+def test_far_less_than_last_time_is_refused(unharmed):
+    unharmed.sh(f"mv {ROOT}/media/fill {ROOT}/fill")
+    try:
+        status, answer = program(unharmed, "run")
+        assert status == 1 and "less than half of what was there at the last backup (60 and now 0)" in answer
+    finally:
+        unharmed.sh(f"mv {ROOT}/fill {ROOT}/media/fill")
+
+
+# --- the drill
+
+
+DOCTORED = {
+    "without a table": ("'--exclude-table=pages_note'", "public.pages_note is missing"),
+    "with fewer rows": ("'--exclude-table-data=pages_note'", "public.pages_note has 0 rows and not"),
+}
+
+
+def _doctored(world, argument, more=""):
+    return faulty(
+        world,
+        "real = database.run\n"
+        f"database.run = lambda argv, **o: real([*argv, {argument}] if argv[0] == 'pg_dump' else argv, **o)\n"
+        "database.verify = lambda *_: None\n" + more,
+    )
+
+
+@pytest.mark.parametrize("name", DOCTORED)
+def test_the_drill_goes_red(unharmed, name):
+    argument, sentence = DOCTORED[name]
+    status, answer = program(unharmed, "run", path=_doctored(unharmed, argument))
+    assert status == 0, answer
+    unharmed.sh("systemctl start goldenpath-drill.service", check=False)
+    assert sentence in unharmed.listener.wait("goldenpath-drill.service")["what"]
+    assert json.loads(unharmed.sh(f"cat /var/lib/goldenpath/backup/{SLUG}.json"))["drill"]["verdict"] == "bad"
+    assert program(unharmed, "run")[0] == program(unharmed, "drill")[0] == 0
+
+
+def test_the_drill_goes_red_for_another_site(unharmed):
+    other = (
+        "write = common.write\n"
+        "common.write = lambda path, data, **o: "
+        "write(path, {**data, 'site': 'other'} if path.endswith('manifest.json') else data, **o)\n"
+    )
+    assert program(unharmed, "run", path=faulty(unharmed, other))[0] == 0
+    status, answer = program(unharmed, "drill")
+    assert status == 1 and f"the snapshot is of other and not of {SLUG}" in answer
+    # The dump of another database under this site's name.
+    unharmed.sh(f"runuser -u postgres -- createdb -O sum-{SLUG} other")
+    unharmed.sh(f"cd /; {SITE} psql -q -d other -c 'create table t (n int)'")
+    more = (
+        "def own(word):\n"
+        f"    return word == 'sum-{SLUG}' or word.startswith('--snapshot')\n"
+        "doctored = database.run\n"
+        "database.run = lambda argv, **o: doctored([w for w in argv if argv[0] != 'pg_dump' or not own(w)], **o)\n"
+    )
+    try:
+        status, answer = program(unharmed, "run", "--accept-smaller", path=_doctored(unharmed, "'other'", more))
+        assert status == 0, answer
+        status, answer = program(unharmed, "drill")
+        assert status == 1 and "is missing" in answer
+    finally:
+        unharmed.sh("runuser -u postgres -- dropdb other")
+    assert program(unharmed, "run", "--accept-smaller")[0] == program(unharmed, "drill")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "point", ["repository, 'fetch'", "database, 'create'", "database, 'restore'", "common, 'manage'"]
+)
+def test_a_killed_drill_cleans_up_next_time(unharmed, point):
+    path = faulty(unharmed, f"after({point}, die)")
+    assert program(unharmed, "drill", path=path)[0] != 0
+    assert program(unharmed, "drill")[0] == 0
+
+
+# --- the restore
+
+
+def test_without_confirmation_nothing_happens(unharmed):
+    for request, sentence in (
+        ({"target": unharmed.name, "site": SLUG}, "Nothing was changed"),
+        ({"target": unharmed.name, "site": SLUG, "confirm": SLUG, "snapshot": "--help"}, "is no snapshot's id"),
+        ({"site": SLUG, "confirm": SLUG}, "target: is missing"),
+    ):
+        status, output = unharmed.deploy("restore", **request)
+        assert status != 0 and sentence in output, output
+
+
+KILLS = {
+    "fetch": "after(repository, 'fetch', die)",
+    "loaded": "after(drill, 'load', die)",
+    "maintenance": "after(restore, '_maintenance', die)",
+    "stopped": "after(restore, '_stop', die)",
+    "safety dump": "after(database, 'verify', die)",
+    "swapped": "after(database, 'swap', die)",
+    "media away": (
+        "real = os.rename\n"
+        "def rename(one, two):\n"
+        "    real(one, two)\n"
+        "    if two.endswith('/media.old'): die()\n"
+        "restore.os.rename = rename"
+    ),
+    "exchanged": "after(restore, '_exchange', die)",
+    "started": "after(restore, '_start', die)",
+    "proven": "after(restore.os, 'sync', die)",
+}
+
+
+def _killed_restore(world, fault):
+    """A restore as the unit runs it, with a fault. Returns the unit's result."""
+    world.host.write(
+        "/etc/systemd/system/goldenpath-restore@.service.d/faulty.conf",
+        f"[Service]\nExecStart=\nExecStart={faulty(world, fault)} restore %i\n",
+    )
+    world.host.write(f"/run/goldenpath/restore-{SLUG}.request", json.dumps({"snapshot": None, "wait": 60}))
+    try:
+        world.sh(f"systemctl daemon-reload; systemctl start goldenpath-restore@{SLUG}", check=False)
+    finally:
+        world.sh("rm -r /etc/systemd/system/goldenpath-restore@.service.d; systemctl daemon-reload")
+    return json.loads(world.sh(f"cat /run/goldenpath/restore-{SLUG}.answer"))["error"]
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_a_killed_restore_heals_by_itself(unharmed, point):
+    """SIGKILL at each step: what was live before is live again, without anybody's help."""
+    answer = _killed_restore(unharmed, KILLS[point])
+    assert "ended before it was done" in answer
+    assert not unharmed.sh(f"ls {ROOT}/maintenance /var/lib/goldenpath/backup/{SLUG}.restore", check=False)
+    assert unharmed.listener.wait(f"goldenpath-restore@{SLUG}.service")["host"] == unharmed.name
+
+
+def test_a_restored_site_that_is_not_healthy_is_put_back(unharmed):
+    answer = _killed_restore(unharmed, "before(restore, '_prove', fail)")
+    assert "made to fail" in answer and "are back as they were before" in answer
+
+
+def test_postgres_gone_in_the_middle_of_a_restore(unharmed):
+    fault = "after(restore, '_exchange', lambda: (os.system('systemctl stop \"postgresql@*.service\"'), fail()))"
+    _killed_restore(unharmed, fault)
+    assert unharmed.sh("ls /var/lib/goldenpath/backup/*.restore")
+    unharmed.sh("systemctl start postgresql")
+    end = time.monotonic() + 60
+    while time.monotonic() < end and unharmed.sh("ls /var/lib/goldenpath/backup/*.restore", check=False):
+        time.sleep(0.5)
+
+
+def test_a_power_cut_in_the_middle_heals_at_boot(unharmed):
+    path = faulty(unharmed, "import time\nafter(restore, '_exchange', lambda: time.sleep(60))")
+    unharmed.host.write(
+        "/run/systemd/system/goldenpath-restore@.service.d/faulty.conf",
+        f"[Service]\nExecStart=\nExecStart={path} restore %i\n",
+    )
+    unharmed.host.write(f"/run/goldenpath/restore-{SLUG}.request", json.dumps({"wait": 60}))
+    unharmed.sh(f"systemctl daemon-reload; systemctl start --no-block goldenpath-restore@{SLUG}")
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not unharmed.sh(f"ls -d {ROOT}/backups/media.old", check=False):
+        time.sleep(0.2)
+    time.sleep(1)
+    unharmed.host.poweroff()
+    unharmed.host.start()
+    end = time.monotonic() + 60
+    while time.monotonic() < end and (
+        unharmed.sh("ls /var/lib/goldenpath/backup/*.restore", check=False) or unharmed.health()[0] != 200
+    ):
+        time.sleep(0.5)
+
+
+def test_rows_that_belong_together_stay_together(site):
+    """Writes go on during a backup: the restored copy holds each transaction whole, and visitors see the page."""
+    writer = (
+        f'for n in $(seq 100000 100999); do {PSQL} -c "begin; insert into pages_job (id, sent) '
+        "values ($n, now()); "
+        "insert into pages_run (job, task, release, finished) values ($n, 'x', 'x', now()); commit\"; done"
+    )
+    site.host.write("/root/writer", writer)
+    site.sh(f"sh /root/writer & sleep 0.5; {PROGRAM} run; touch /root/during; kill $!; wait", check=False)
+    job, run = site.sh(f"{PSQL} -c 'select count(*) from pages_job; select count(*) from pages_run'").split()
+    assert job == run
+    codes = []
+    stop = threading.Event()
+
+    def visit():
+        while not stop.is_set():
+            codes.append(site.ask("/")[0])
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        status, output = site.deploy("restore", target=site.name, site=SLUG, confirm=SLUG)
+    finally:
+        stop.set()
+        visitor.join()
+    assert status == 0, output
+    restored = site.sh(f"{PSQL} -c 'select count(*) from pages_job; select count(*) from pages_run'").split()
+    assert restored[0] == restored[1] and 0 < int(restored[0]) < int(job)
+    assert set(codes) <= {200, 503} and 503 in codes and codes[-1] == 200
+
+
+def test_deploys_hear_of_old_backups(site):
+    record = f"/var/lib/goldenpath/backup/{SLUG}.json"
+    site.sh(f"cp {record} /root/record")
+    try:
+        site.sh(f'sed -i \'s/"at": "20../"at": "2020/\' {record}')
+        answer = site.salt("backup.freshness", SLUG)[1]
+        assert [len(answer["warnings"]), len(answer["refusals"])] == [2, 0]
+        site.pillar["backup"]["refuse_after"] = {"backup": 100}
+        site.write_pillar()
+        site.apply("backup")
+        answer = site.salt("backup.freshness", SLUG)[1]
+        assert [len(answer["warnings"]), len(answer["refusals"])] == [1, 1]
+        assert "The last good backup" in answer["refusals"][0] and "more than 100 hours" in answer["refusals"][0]
+        site.listener.alerts.clear()
+        site.sh("rm -rf /var/lib/goldenpath/alerts; systemctl start goldenpath-watch.service", check=False)
+        assert "more than" in site.listener.wait("goldenpath-watch.service")["what"]
+    finally:
+        site.pillar["backup"].pop("refuse_after", None)
+        site.write_pillar()
+        site.apply("backup")
+        site.sh(f"mv /root/record {record}")
+
+
+def test_a_failed_unit_of_the_site_is_heard(site):
+    site.listener.alerts.clear()
+    unit = f"sum-{SLUG}-celerybeat.service"
+    site.sh(
+        f"rm -rf /var/lib/goldenpath/alerts; mkdir -p /run/systemd/system/{unit}.d; "
+        f"printf '[Service]\\nExecStart=\\nExecStart=/bin/cat {ROOT}/.env /nowhere\\nRestart=no\\n' "
+        f"> /run/systemd/system/{unit}.d/x.conf; systemctl daemon-reload; systemctl start {unit}",
+        check=False,
+    )
+    try:
+        alert = site.listener.wait(unit)
+        assert CANARY not in json.dumps(alert) and "**********" in json.dumps(alert)
+    finally:
+        site.sh(f"rm -r /run/systemd/system/{unit}.d; systemctl daemon-reload; systemctl reset-failed", check=False)
+
+
+def test_all_is_lost_and_comes_back_also_on_a_fresh_host(site, lab, tmp_path):
+    """50,000 rows and 500 files; then through an sftp repository on a third host onto a second, bare one."""
+    fill(site, 50000, 440)
+    assert program(site, "run")[0] == 0
+    # The worker's own heartbeat row goes on beating.
+    before = site.sh(FINGERPRINT)
+    site.sh(
+        f"cd /; {PSQL} -c 'drop owned by \"sum-{SLUG}\" cascade' >/dev/null 2>&1; rm -rf {ROOT}/media/*",
+        check=False,
+    )
+    assert site.ask("/")[0] == 500
+    status, output = site.deploy("restore", target=site.name, site=SLUG, confirm=SLUG)
+    assert status == 0, output
+    assert site.sh(FINGERPRINT) == before and site.health() == (200, "ok")
+
+    names = [f"{site.name[:-2]}{suffix}" for suffix in ("va", "fr")]
+    try:
+        vault = lab.up(names[0], release="trixie")
+        vault.exec("useradd -m vault && install -d -m 700 -o vault /home/vault/.ssh")
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+        vault.write("/home/vault/.ssh/authorized_keys", (tmp_path / "key.pub").read_text())
+        vault.exec("chown -R vault /home/vault/.ssh && chmod 600 /home/vault/.ssh/authorized_keys")
+        site.pillar["backup"].update(
+            repository=f"sftp:vault@{vault.address}:/home/vault/restic", ssh_key=(tmp_path / "key").read_text()
+        )
+        site.write_pillar()
+        site.apply("backup")
+        status, answer = program(site, "run")
+        assert status == 0, answer
+        before = site.sh(FINGERPRINT)
+        key = site.sh(f"grep ^DJANGO_SECRET_KEY= {ROOT}/.env")
+
+        fresh = World(lab, names[1], "trixie", tmp_path)
+        fresh.pillar.update(backup=site.pillar["backup"])
+        fresh.write_pillar()
+        site.repository.publish(fresh.host)
+        failed = {name: state for name, state in fresh.apply().items() if state[0] is not True}
+        assert not failed, failed
+        status, output = fresh.deploy("restore", target=fresh.name, site=SLUG, confirm=SLUG)
+        assert status == 0, output
+        assert fresh.sh(FINGERPRINT) == before
+        assert fresh.health() == (200, "ok")
+        assert fresh.sh(f"grep ^DJANGO_SECRET_KEY= {ROOT}/.env") == key
+        assert all(state[0] is True and not state[1] for state in fresh.apply().values())
+        assert fresh.sh(f"find {ROOT}/media ! -user sum-{SLUG}") == ""
+    finally:
+        for name in names:
+            if name in [host.name for host in lab.hosts()]:
+                lab.down(name)

@@ -18,7 +18,7 @@ import salt.utils.minions
 # What `pillar='{…}'` of an orchestration may say.
 _ASKED = {
     "deploy": {"target": str, "site": str, "ref": str, "wait": int},
-    "rollback": {"target": str, "site": str, "release": str, "wait": int},
+    "rollback": {"target": str, "site": str, "release": str, "wait": int, "restore_database": bool},
     "restore": {"target": str, "site": str, "snapshot": str, "confirm": str, "wait": int},
 }
 
@@ -100,8 +100,8 @@ def plan(action, request):
     for key, value in sorted(request.items()):
         if key not in allowed:
             errors.append(f"{key}: {action} knows no such key. Try one of: {', '.join(sorted(allowed))}")
-        elif not isinstance(value, allowed[key]) or isinstance(value, bool):
-            kind = {str: "text, in quotes", int: "a whole number"}[allowed[key]]
+        elif type(value) is not allowed[key]:
+            kind = {str: "text, in quotes", int: "a whole number", bool: "true or false"}[allowed[key]]
             errors.append(f"{key}: {value!r} is not {kind}")
         elif isinstance(value, str) and not value.strip():
             errors.append(f"{key}: is empty. Try: name one, or leave the key out")
@@ -119,13 +119,10 @@ def plan(action, request):
             )
         pillars = {host: _pillar(host) for host in matched}
         for host, pillar in pillars.items():
-            errors += [
-                error if error.startswith(host) else f"{host}: {error}" for error in pillar.get("_errors", [])
-            ]
+            errors += [error if error.startswith(host) else f"{host}: {error}" for error in pillar.get("_errors", [])]
         if not errors:
             chosen = {
-                host: [slug for slug in pillar["sites"] if site in (None, slug)]
-                for host, pillar in pillars.items()
+                host: [slug for slug in pillar["sites"] if site in (None, slug)] for host, pillar in pillars.items()
             }
             chosen = {host: slugs for host, slugs in chosen.items() if slugs}
             if not chosen:

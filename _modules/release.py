@@ -356,8 +356,7 @@ def _preflight(run):
     for path in (f"{run.root}/.env", f"{run.root}/repo.git"):
         if not os.path.exists(path):
             raise _Refused(
-                f"{run.slug} is not provisioned on {run.host}: there is no {path}. "
-                f"Try: salt-ssh {run.host} state.apply"
+                f"{run.slug} is not provisioned on {run.host}: there is no {path}. Try: salt-ssh {run.host} state.apply"
             )
     needed = FREE_BYTES
     try:
@@ -735,8 +734,7 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
         raise _Refused(f"{ref!r:.80} is no tag, branch or commit. Try: git ls-remote on the site's repository")
     if not os.path.isdir(run.root):
         raise _Refused(
-            f"{slug} is not provisioned on {run.host}: there is no {run.root}. "
-            f"Try: salt-ssh {run.host} state.apply"
+            f"{slug} is not provisioned on {run.host}: there is no {run.root}. Try: salt-ssh {run.host} state.apply"
         )
     record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who,
               "when": f"{_now():%Y-%m-%dT%H:%M:%SZ}", "migrations": [], "dump": None}  # fmt: skip
@@ -862,7 +860,7 @@ def maintenance(slug, on=None, why="operator"):
         return ""
 
 
-def rollback(slug, site, release=None, who="unknown", wait=0):
+def rollback(slug, site, release=None, who="unknown", wait=0, restore_database=False):
     """
     Go back to a release that was good: no rebuild, proven before visitors reach it, as in a deploy.
 
@@ -876,6 +874,9 @@ def rollback(slug, site, release=None, who="unknown", wait=0):
         Who asked for it, for the history.
     wait (int)
         Seconds to wait for a deploy of this site.
+    restore_database (bool)
+        Go back to the dump that was made before the first migration since that release, too: what visitors
+        wrote since is lost, the database of now is kept as a dump.
 
     Returns the record that went into the history; ``moved`` lists the migrations that the database has had
     since that release. The release that was left is marked bad and never chosen again. Raises
@@ -899,12 +900,27 @@ def rollback(slug, site, release=None, who="unknown", wait=0):
         past = history(slug)
         built = next(item for item in reversed(past) if item["release"] == target and item["action"] == "deploy")
         moved = [name for item in past[past.index(built) + 1 :] for name in item.get("migrations", [])]
+        dump = _rollback_dump(run, past[past.index(built) + 1 :]) if restore_database else None
         record = {"release": target, "action": "rollback", "ref": built["ref"], "sha": built["sha"], "who": who,
                   "when": when, "migrations": [], "dump": None, "from": before}  # fmt: skip
+        exchanged = False
         try:
+            if dump:
+                with run.step("restore database"):
+                    done = __salt__["backup.exchange"](slug, dump)
+                    exchanged = True
+                    run.notes += [
+                        *done["notes"],
+                        f"the database is that of {dump}, the one of before is {done['safety']}",
+                    ]
             _activate(run, target, built["sha"], before)
+            if exchanged:
+                __salt__["backup.exchange"](slug, settle=True)
         except Exception as exc:
             state = _undo_rollback(run, before, target)
+            if exchanged:
+                with contextlib.suppress(CommandExecutionError):
+                    state += f". {__salt__['backup.exchange'](slug)['state']}"
             sentence, _, tail = run.masked(str(exc)).partition("\n")
             raise CommandExecutionError(
                 f"The rollback of {slug} on {run.host} to {target} failed at step {run.step_name}: "
@@ -913,16 +929,14 @@ def rollback(slug, site, release=None, who="unknown", wait=0):
         _record(slug, {**record, "release": before, "outcome": "bad", "reason": f"rolled back by {who}"})
         record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)
         _record(slug, record)
-    return {**record, "moved": moved, "notes": run.notes, "before": before}
+    return {**record, "moved": [] if exchanged else moved, "notes": run.notes, "before": before}
 
 
 def _rollback_target(run, before, release):
     choices = [known for known in good(run.slug) if known != before]
     if release is None:
         if not choices:
-            raise _Refused(
-                f"{run.slug} on {run.host} has no good release to go back to. Try: deploy an earlier ref"
-            )
+            raise _Refused(f"{run.slug} on {run.host} has no good release to go back to. Try: deploy an earlier ref")
         return choices[-1]
     if release == before:
         raise _Refused(f"{release} is the live release of {run.slug} on {run.host} already")
@@ -930,6 +944,21 @@ def _rollback_target(run, before, release):
         known = ", ".join(choices) or "none"
         raise _Refused(f"{release!r:.80} is no good release of {run.slug} on {run.host}. Try one of: {known}")
     return release
+
+
+def _rollback_dump(run, later):
+    """
+    The dump of the first deploy since then that migrated: the database as the release that returns left it.
+    """
+    dumps = [record["dump"] for record in later if record.get("migrations")]
+    if not dumps:
+        return None
+    if not dumps[0] or not os.path.exists(dumps[0]):
+        raise _Refused(
+            f"The dump from before the migrations since then is not on {run.host} any more: "
+            f"{dumps[0] or 'there was none'}. Try: salt-run state.orchestrate restore"
+        )
+    return dumps[0]
 
 
 def _undo_rollback(run, before, target):

@@ -62,7 +62,7 @@ def deployed(name, ref=None, who="unknown", wait=0):
     return ret
 
 
-def rolled_back(name, release=None, who="unknown", wait=0):
+def rolled_back(name, release=None, who="unknown", wait=0, restore_database=False):
     """
     A site serves a release that was good before.
 
@@ -74,6 +74,8 @@ def rolled_back(name, release=None, who="unknown", wait=0):
         Who asked for it, for the history.
     wait (int)
         Seconds to wait for a deploy of this site.
+    restore_database (bool)
+        Restore the dump from before the migrations since that release, too.
 
     .. code-block:: yaml
 
@@ -89,7 +91,7 @@ def rolled_back(name, release=None, who="unknown", wait=0):
         ret.update(result=None, comment=f"{name} would go back to {release or 'its last good release'}")
         return ret
     try:
-        done = __salt__["release.rollback"](name, site, release, who, wait)
+        done = __salt__["release.rollback"](name, site, release, who, wait, restore_database)
     except CommandExecutionError as exc:
         ret.update(result=False, comment=str(exc))
         return ret
@@ -99,7 +101,9 @@ def rolled_back(name, release=None, who="unknown", wait=0):
         else "the database has not moved since"
     )
     ret["changes"] = {"release": {"old": done["before"], "new": done["release"]}, "steps": done["steps"]}
-    ret["comment"] = f"{name} serves {done['release']} ({done['ref']}) again after {done['seconds']} s; {moved}"
+    ret["comment"] = "\n".join(
+        [f"{name} serves {done['release']} ({done['ref']}) again after {done['seconds']} s; {moved}", *done["notes"]]
+    )
     return ret
 
 

@@ -19,6 +19,7 @@ deploy-redis-ping:
 
 deploy-release:
   salt.state:
+    - name: release
     - tgt: {{ plan.hosts | list | tojson }}
     - tgt_type: list
     - ssh: {{ plan.ssh | tojson }}

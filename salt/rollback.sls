@@ -11,6 +11,7 @@ rollback-refused:
 
 rollback-release:
   salt.state:
+    - name: release.back
     - tgt: {{ plan.hosts | list | tojson }}
     - tgt_type: list
     - ssh: {{ plan.ssh | tojson }}

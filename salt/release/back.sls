@@ -9,4 +9,5 @@ rollback-{{ slug }}:
     - release: {{ request.get("release") | tojson }}
     - who: {{ request.get("who", "unknown") | tojson }}
     - wait: {{ request.get("wait", 0) | tojson }}
+    - restore_database: {{ request.get("restore_database", False) | tojson }}
 {%- endfor %}

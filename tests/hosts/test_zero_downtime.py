@@ -196,3 +196,33 @@ def test_no_task_is_lost_across_deploys(bookworm):
             break
         time.sleep(1)
     assert counts["ran"] - before["ran"] == 500
+
+
+def test_rollback_with_the_database(bookworm):
+    """Back to before a migration: its table is gone again, and what is not asked for is not restored."""
+    bookworm.repository.reset("v1.0.0")
+    bookworm.repository.commit("before", tag="before")
+    bookworm.repository.publish(bookworm.host)
+    assert bookworm.deploy(ref="before")[0] == 0
+    before = bookworm.live()
+    bookworm.repository.commit(
+        "table",
+        {
+            "pages/migrations/0990_table.py": (
+                "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n"
+                "    dependencies = [('pages', '0001_initial')]\n"
+                "    operations = [migrations.RunSQL('CREATE TABLE added_later (n int)')]\n"
+            )
+        },
+        tag="table",
+    )
+    bookworm.repository.publish(bookworm.host)
+    status, output = bookworm.deploy(ref="table")
+    assert status == 0, output
+    count = f"runuser -u sum-{SLUG} -- psql -qAtc \"SELECT count(*) FROM pg_tables WHERE tablename = 'added_later'\""
+    assert bookworm.sh(count) == "1"
+    status, output = bookworm.deploy("rollback", site=SLUG, restore_database=True)
+    assert status == 0, output
+    assert (bookworm.live(), bookworm.sh(count)) == (before, "0")
+    assert bookworm.sh(f"ls {ROOT}/maintenance 2>/dev/null", check=False) == ""
+    _nothing_left(bookworm)

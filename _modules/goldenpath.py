@@ -386,8 +386,7 @@ def _memory(info, threshold):
         raise _Fault("it has no memory limit (maxmemory 0)", _apply_again())
     if used * 100 >= limit * threshold:
         raise _Fault(
-            f"it uses {used * 100 // limit} % of its {_megabytes(limit)}, the limit for a deploy is "
-            f"{threshold:g} %",
+            f"it uses {used * 100 // limit} % of its {_megabytes(limit)}, the limit for a deploy is {threshold:g} %",
             f"raise redis:maxmemory in pillar/hosts/{_host_id()}.sls, then {_apply_again()}",
         )
     return f"uses {_megabytes(used)} of {_megabytes(limit)}"
@@ -412,9 +411,7 @@ def _persistence(info):
     if bad:
         raise _Fault(f"its last write to disk failed ({', '.join(bad)})", LOG)
     if info.get("aof_enabled") != "1":
-        raise _Fault(
-            "it keeps no append-only file, so a crash would lose the queue (appendonly no)", _apply_again()
-        )
+        raise _Fault("it keeps no append-only file, so a crash would lose the queue (appendonly no)", _apply_again())
     return "last RDB and AOF writes ok"
 
 
@@ -471,17 +468,13 @@ def _drift(config):
         raise _Fault(f"{CONFIG} is missing", _apply_again()) from None
     except (KeyError, ValueError):
         raise _Fault(f"{CONFIG} cannot be read as a Redis configuration", _apply_again()) from None
-    return {
-        name: (config[name], value) for name, value in wanted.items() if name in config and config[name] != value
-    }
+    return {name: (config[name], value) for name, value in wanted.items() if name in config and config[name] != value}
 
 
 def _settings(config):
     drift = _drift(config)
     if drift:
-        told = [
-            f"{name} is {_told(name, live)} and not {_told(name, file)}" for name, (live, file) in drift.items()
-        ]
+        told = [f"{name} is {_told(name, live)} and not {_told(name, file)}" for name, (live, file) in drift.items()]
         raise _Fault(f"it does not run as its file says: {'; '.join(told)}", _apply_again())
     return f"as {CONFIG} says"
 

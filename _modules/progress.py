@@ -125,9 +125,7 @@ class _Screen:
             return
         with self.lock:
             steps = self.steps.setdefault((host, site), {})
-            text = {"begun": "...", "done": f"{note.get('seconds', 0):.1f} s", "failed": "FAILED"}.get(
-                event, event
-            )
+            text = {"begun": "...", "done": f"{note.get('seconds', 0):.1f} s", "failed": "FAILED"}.get(event, event)
             if event != "begun":
                 steps[step] = text
             print(f"{time.strftime('%H:%M:%S')} {host} {site}: {step} {text}", file=sys.stderr, flush=True)

@@ -175,9 +175,7 @@ def background(slug, celery):
 
         salt-ssh web1 release_units.background acme-kitchens '{"worker": true, "beat": false}'
     """
-    return [
-        f"sum-{slug}-{unit}.service" for unit, key in (("celery", "worker"), ("celerybeat", "beat")) if celery[key]
-    ]
+    return [f"sum-{slug}-{unit}.service" for unit, key in (("celery", "worker"), ("celerybeat", "beat")) if celery[key]]
 
 
 def restart_background(slug, celery):

@@ -601,9 +601,7 @@ def drift(allow=(), closed=()):
     changes, missing, doomed, stuck = {}, [], [], []
     if not installed():
         changes["ufw"] = {"old": "not installed", "new": "on"}
-        changes.update(
-            {_port(port): {"old": "no rule", "new": f"open by: allow {_port(port)}"} for port in wanted}
-        )
+        changes.update({_port(port): {"old": "no rule", "new": f"open by: allow {_port(port)}"} for port in wanted})
         missing = [_port(port) for port in wanted]
         return {"changes": changes, "allow": missing, "delete": [], "reload": True, "stuck": []}
     facts = _facts()

@@ -174,9 +174,7 @@ def redis_conffile(name):
         return _ret(name, comment="redis.conf is as its package brought it")
     if found["state"] == "not installed":
         return _ret(name, False, "the redis-server package is not installed. Try: apt-get install redis-server")
-    changes = {
-        "redis.conf": {"old": ", ".join([found["state"], *found["edits"]]), "new": "as its package brought it"}
-    }
+    changes = {"redis.conf": {"old": ", ".join([found["state"], *found["edits"]]), "new": "as its package brought it"}}
     if __opts__["test"]:
         return _ret(name, None, f"redis.conf is {changes['redis.conf']['old']}, and would be restored", changes)
     return _ret(name, True, f"redis.conf was {changes['redis.conf']['old']}, and is restored", changes)

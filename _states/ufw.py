@@ -23,6 +23,13 @@ def enabled(name, allow=(), closed=()):
 
     closed
         List of ports to be closed, such as 6379.
+
+    .. code-block:: yaml
+
+        firewall-enabled:
+          ufw.enabled:
+            - allow: [80/tcp, 443/tcp]
+            - closed: [6379, 5432]
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": ""}
     allow, closed = list(allow), list(closed)

@@ -26,9 +26,7 @@ ARCHIVE_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m lab", description="Throwaway bare Debian hosts on this machine."
-    )
+    parser = argparse.ArgumentParser(prog="python -m lab", description="Throwaway bare Debian hosts on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, help):

@@ -1,25 +1,8 @@
-# Managed by Golden Path. Per site: its user, folders, environment and units. A release comes by deploy.
+# Managed by Golden Path. Per site: its user, folders and environment; its units are in site/units.sls.
+# A release comes by deploy.
 include:
   - base
-  - redis
-  - postgres
-
-{%- if pillar.sites %}
-
-# One sandbox for every unit of every site.
-site-sandbox:
-  file.managed:
-    - name: /etc/systemd/system/sum-.service.d/sandbox.conf
-    - source: salt://site/files/sandbox.conf
-    - makedirs: True
-    - mode: '0644'
-
-site-reload:
-  module.run:
-    - name: service.systemctl_reload
-    - onchanges:
-        - file: site-sandbox
-{%- endif %}
+  - site.units
 
 {%- for slug, site in pillar.sites.items() %}
 {%- set user = "sum-" ~ slug %}
@@ -98,36 +81,4 @@ site-env-{{ slug }}:
     - name: {{ slug }}
     - require:
         - file: site-root-{{ slug }}
-
-{%- for source, unit in [("gunicorn.socket", "gunicorn@.socket"), ("gunicorn.service", "gunicorn@.service"),
-                         ("live.service", "gunicorn.service"), ("celery.service", "celery.service"),
-                         ("celerybeat.service", "celerybeat.service")] %}
-{%- set id = "site-unit-" ~ slug ~ "-" ~ source | replace(".", "-") %}
-
-{{ id }}:
-  file.managed:
-    - name: /etc/systemd/system/{{ user }}-{{ unit }}
-    - source: salt://site/files/{{ source }}
-    - template: jinja
-    - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery}} | tojson }}
-    - mode: '0644'
-    - require:
-        - pkg: base-packages
-        - user: site-user-{{ slug }}
-    - onchanges_in:
-        - module: site-reload
-    - watch_in:
-        - release: site-live-{{ slug }}
-{%- endfor %}
-
-site-live-{{ slug }}:
-  release.live:
-    - name: {{ slug }}
-    - require:
-        - goldenpath: redis-pong
-        - site_database: postgres-database-{{ slug }}
-        - module: site-reload
-    - watch:
-        - site_env: site-env-{{ slug }}
-        - file: site-sandbox
 {%- endfor %}

@@ -95,9 +95,7 @@ class Host:
         elif words[0] == "default":
             name, policy = {"incoming": ("INPUT", "DROP"), "outgoing": ("OUTPUT", "ACCEPT")}[words[2]]
             text = (self.root / "etc/default").read_text()
-            (self.root / "etc/default").write_text(
-                re.sub(f'{name}_POLICY="\\w+"', f'{name}_POLICY="{policy}"', text)
-            )
+            (self.root / "etc/default").write_text(re.sub(f'{name}_POLICY="\\w+"', f'{name}_POLICY="{policy}"', text))
         self.load("ENABLED=yes" in (self.root / "etc/ufw.conf").read_text())
 
     def load(self, enabled):

@@ -37,9 +37,7 @@ def beat(name):
                 with connection.cursor() as cursor:
                     # A table that a migration holds must not stop the loop that fetches tasks.
                     cursor.execute("SET LOCAL statement_timeout = '1s'")
-            Worker.objects.update_or_create(
-                name=name, defaults={"release": settings.RELEASE, "beat": timezone.now()}
-            )
+            Worker.objects.update_or_create(name=name, defaults={"release": settings.RELEASE, "beat": timezone.now()})
     except Error as exc:
         log.warning("The heartbeat of %s was not written: %s", name, exc)
     finally:

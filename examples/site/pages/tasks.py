@@ -82,9 +82,7 @@ def enqueue(count, seconds=0, ignore_result=True):
             sent.append((job.pk, result))
     except (BrokerError, RuntimeError) as exc:  # the second is what a result backend that is away raises
         Job.objects.filter(pk__in=[job.pk for job in jobs[len(sent) :]]).delete()
-        raise QueueError(
-            f"The queue took {len(sent)} of {count} tasks: {' '.join(str(exc).split())}"
-        ) from exc
+        raise QueueError(f"The queue took {len(sent)} of {count} tasks: {' '.join(str(exc).split())}") from exc
     return sent
 
 

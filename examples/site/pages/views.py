@@ -102,9 +102,7 @@ def upload(request):
         digest.update(chunk)
     file.seek(0)
     name = default_storage.save(f"uploads/{get_random_string(20)}.bin", file)
-    return JsonResponse(
-        {"url": default_storage.url(name), "sha256": digest.hexdigest(), "size": file.size}, status=201
-    )
+    return JsonResponse({"url": default_storage.url(name), "sha256": digest.hexdigest(), "size": file.size}, status=201)
 
 
 @csrf_exempt
@@ -129,6 +127,4 @@ def tasks(request):
 
 def server_error(request):
     """A page for what went wrong that itself needs neither database nor cache nor template."""
-    return HttpResponse(
-        "Something went wrong here. Please try again in a moment.\n", "text/plain", status=500
-    )
+    return HttpResponse("Something went wrong here. Please try again in a moment.\n", "text/plain", status=500)

@@ -504,9 +504,7 @@ def test_a_ufw_that_refuses_is_one_sentence(host):
     host.refuses["ufw allow 80/tcp"] = "WARN: x\nERROR: Could not update running firewall\n"
     with pytest.raises(CommandExecutionError) as failure:
         ufw.allow("80/tcp")
-    assert str(failure.value) == (
-        "ufw allow 80/tcp failed: Could not update running firewall. Try: ufw status verbose"
-    )
+    assert str(failure.value) == ("ufw allow 80/tcp failed: Could not update running firewall. Try: ufw status verbose")
 
 
 def test_no_writing_without_ufw(host):

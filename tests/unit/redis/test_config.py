@@ -218,9 +218,7 @@ def test_options_on_the_command_line_do_not_take_settings_away(folder):
     )  # fmt: skip
     try:
         wait_for_pong(place)
-        answer = subprocess.run(
-            ["redis-cli", "-s", place, "config", "get", "save"], capture_output=True, text=True
-        )
+        answer = subprocess.run(["redis-cli", "-s", place, "config", "get", "save"], capture_output=True, text=True)
     finally:
         server.kill()
         server.wait()

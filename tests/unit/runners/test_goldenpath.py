@@ -70,9 +70,7 @@ def test_nothing_exposed(monkeypatch, listen, roster):
     assert found["retcode"] == 0 and found["faults"] == []
     assert goldenpath.__context__["retcode"] == 0
     assert found["hosts"]["web1"]["addresses"] == ["127.0.0.1"]
-    assert {
-        each["port"]: (each["service"], each["state"], each["ok"]) for each in found["hosts"]["web1"]["ports"]
-    } == {
+    assert {each["port"]: (each["service"], each["state"], each["ok"]) for each in found["hosts"]["web1"]["ports"]} == {
         ssh: ("ssh", "open", True),
         web: ("https", "open", True),
         redis: ("redis", "refused", True),
@@ -235,9 +233,7 @@ def test_minion_that_does_not_tell(minions):
 
 
 def test_no_minion_matches(minions):
-    assert goldenpath.exposed("db*")["faults"] == [
-        "No host matches 'db*'. Known: web1, web2. Try: salt-key --list-all"
-    ]
+    assert goldenpath.exposed("db*")["faults"] == ["No host matches 'db*'. Known: web1, web2. Try: salt-key --list-all"]
 
 
 @pytest.mark.parametrize(

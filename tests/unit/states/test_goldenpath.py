@@ -175,6 +175,4 @@ def test_healthy(states, status, result):
     assert ret["result"] is result
     assert ret["comment"].startswith(f"acme on web1 is {status}: /health/ answered.")
     assert ret["comment"].endswith("Try: this") is not result
-    assert states.calls == [
-        ("site_health", ("acme",), {"path": None, "via": "front", "socket": None, "timeout": 5})
-    ]
+    assert states.calls == [("site_health", ("acme",), {"path": None, "via": "front", "socket": None, "timeout": 5})]

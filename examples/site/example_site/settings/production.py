@@ -22,9 +22,7 @@ def env(name, default=None):
     """
     value = os.environ.get(name, default)
     if value is None:
-        raise ImproperlyConfigured(
-            f"{name} is not in the environment. Try: see .env.example for what it holds"
-        )
+        raise ImproperlyConfigured(f"{name} is not in the environment. Try: see .env.example for what it holds")
     return value
 
 
@@ -33,9 +31,7 @@ SECRET_KEY = env("DJANGO_SECRET_KEY")
 
 ALLOWED_HOSTS = [host.strip() for host in env("ALLOWED_HOSTS").split(",") if host.strip()]
 SITE_DOMAIN = env("SITE_DOMAIN")
-CSRF_TRUSTED_ORIGINS = [
-    f"https://{'*' if host[0] == '.' else ''}{host}" for host in ALLOWED_HOSTS if host != "*"
-]
+CSRF_TRUSTED_ORIGINS = [f"https://{'*' if host[0] == '.' else ''}{host}" for host in ALLOWED_HOSTS if host != "*"]
 
 # The release, which the deploy writes; a shell of the operator's has none.
 GIT_SHA = env("GIT_SHA", "unknown")

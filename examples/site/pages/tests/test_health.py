@@ -74,9 +74,7 @@ class HeartbeatTest(TransactionTestCase):
     def test_beats_are_one_row(self):
         for _ in range(2):
             heartbeat.beat("worker@here")
-        self.assertEqual(
-            [(worker.name, worker.release) for worker in heartbeat.alive()], [("worker@here", "test")]
-        )
+        self.assertEqual([(worker.name, worker.release) for worker in heartbeat.alive()], [("worker@here", "test")])
 
     def test_no_database_stops_no_worker(self):
         with (
@@ -90,9 +88,7 @@ class HeartbeatTest(TransactionTestCase):
         step = heartbeat.Heartbeat(consumer)
         step.start(consumer)
         self.assertTrue(heartbeat.alive().exists())
-        consumer.timer.call_repeatedly.assert_called_once_with(
-            heartbeat.INTERVAL, heartbeat.beat, ("worker@here",)
-        )
+        consumer.timer.call_repeatedly.assert_called_once_with(heartbeat.INTERVAL, heartbeat.beat, ("worker@here",))
         timer = step.timer
         step.stop(consumer)
         step.shutdown(consumer)

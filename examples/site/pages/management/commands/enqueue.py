@@ -17,9 +17,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         """Arguments of the command."""
         parser.add_argument("count", type=int, help="how many, 1 or more")
-        parser.add_argument(
-            "--seconds", type=float, default=0, help=f"each takes this long, 0 to {tasks.LONGEST}"
-        )
+        parser.add_argument("--seconds", type=float, default=0, help=f"each takes this long, 0 to {tasks.LONGEST}")
         parser.add_argument("--wait", type=float, default=0, help="wait this many seconds for all results")
 
     def handle(self, *args, count, seconds, wait, **options):

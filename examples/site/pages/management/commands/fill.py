@@ -27,8 +27,7 @@ class Command(BaseCommand):
             raise CommandError("rows, media and --size are 0 or more")
         start = Note.objects.count()
         notes = (
-            Note(title=f"Note {n}", body=hashlib.sha256(b"%d" % n).hexdigest() * 4)
-            for n in range(start, start + rows)
+            Note(title=f"Note {n}", body=hashlib.sha256(b"%d" % n).hexdigest() * 4) for n in range(start, start + rows)
         )
         Note.objects.bulk_create(notes, batch_size=1000)
         for n in range(media):

@@ -1,0 +1,105 @@
+"""What an operator sees of a deploy while it runs."""
+
+import json
+import threading
+
+import pytest
+
+
+@pytest.fixture
+def module(load, tmp_path):
+    module = load("_modules/progress.py", opts={"id": "web1"})
+    module._FOLDER = str(tmp_path)
+    return module
+
+
+def test_notes_are_lines_of_json(module, tmp_path):
+    assert module.tell("acme", "fetch", "begun")
+    assert module.tell("acme", "fetch", "done", 0.1234)
+    lines = [json.loads(line) for line in (tmp_path / "acme.progress").read_text().splitlines()]
+    assert lines == [
+        {"host": "web1", "site": "acme", "step": "fetch", "event": "begun"},
+        {"host": "web1", "site": "acme", "step": "fetch", "event": "done", "seconds": 0.12},
+    ]
+    module.clear("acme")
+    assert (tmp_path / "acme.progress").read_text() == ""
+
+
+def test_a_note_that_cannot_be_written_fails_nothing(module, tmp_path):
+    module._FOLDER = str(tmp_path / "file")
+    (tmp_path / "file").write_text("")
+    assert module.tell("acme", "fetch", "begun") is False
+    assert module.clear("acme")
+
+
+def test_a_minion_sends_its_notes_as_events(load, tmp_path):
+    sent = []
+    module = load(
+        "_modules/progress.py",
+        opts={"id": "web1", "file_client": "remote"},
+        salt={"event.send": lambda tag, data: sent.append((tag, data))},
+    )
+    module._FOLDER = str(tmp_path / "none")
+    assert module.tell("acme", "fetch", "begun")
+    assert sent == [("goldenpath/progress/acme", {"host": "web1", "site": "acme", "step": "fetch", "event": "begun"})]
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_screen_shows_only_what_was_asked_for(module, capsys):
+    screen = module._Screen({"web1": ["acme"]})
+    for site, step, event in (
+        ("acme", "fetch", "begun"), ("acme", "fetch", "done"), ("other", "fetch", "begun"), ("acme", "prove", "failed"),
+    ):  # fmt: skip
+        screen.show(json.dumps({"host": "web1", "site": site, "step": step, "event": event, "seconds": 1.25}))
+    screen.show("no json")
+    screen.show('{"host": "web1"}')
+    screen.table()
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line[9:] for line in lines[:3]] == [
+        "web1 acme: fetch ...", "web1 acme: fetch 1.2 s", "web1 acme: prove FAILED",
+    ]  # fmt: skip
+    assert lines[3:] == ["web1 acme: fetch 1.2 s, prove FAILED"]
+
+
+def test_quiet_shows_nothing(load):
+    module = load("_modules/progress.py", opts={"id": "web1", "quiet": True})
+    before = threading.active_count()
+    assert module.watch({"web1": ["acme"]}, {}) is False
+    assert threading.active_count() == before
+
+
+def test_ssh_is_what_the_roster_says(module):
+    entry = {"host": "203.0.113.10", "user": "admin", "port": 2222, "priv": "/k", "ssh_options": ["A=b"]}
+    assert module._ssh(entry) == [
+        "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "A=b", "-p", "2222", "-i", "/k", "--",
+        "admin@203.0.113.10",
+    ]  # fmt: skip
+    assert module._ssh({"host": "h"})[-1] == "root@h"
+
+
+def test_following_a_host_reads_what_is_written(module, tmp_path):
+    """The far end's command, run by a shell here: it shows new notes and ends when its input closes."""
+    (tmp_path / "acme.progress").write_text('{"host": "web1", "site": "acme", "step": "old", "event": "begun"}\n')
+    screen = module._Screen({"web1": ["acme"]})
+    seen = threading.Event()
+    shown = []
+    screen.show = lambda line: (shown.append(json.loads(line)["step"]), seen.set())
+    processes = []
+    real = module.subprocess.Popen
+    module.subprocess = type(
+        "subprocess",
+        (),
+        {**vars(module.subprocess), "Popen": lambda *a, **k: processes.append(real(*a, **k)) or processes[-1]},
+    )
+    thread = threading.Thread(target=module._follow, args=(["sh", "-c"], ["acme"], screen), daemon=True)
+    thread.start()
+    for _ in range(100):
+        module.tell("acme", "fetch", "begun")
+        if seen.wait(0.1):
+            break
+    assert shown and set(shown) == {"fetch"}
+    processes[0].stdin.close()
+    thread.join(10)
+    assert not thread.is_alive()

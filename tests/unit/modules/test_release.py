@@ -1,0 +1,967 @@
+"""
+Releases on a folder in place of /srv/sum, with systemd, git, uv, Postgres and the site's own answers played by
+one object. What is looked at is the folder, the links and the history that a deploy leaves.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.conftest import ROOT, load_module
+
+SLUG = "acme-kitchens"
+SHA = "1a2b3c4d" + "0" * 32
+SECRET = "s3cr3t-canary"
+
+
+class Host:
+    """A provisioned host; attributes say what goes wrong on it."""
+
+    def __init__(self, load, folder, site):
+        self.folder = folder / SLUG
+        self.site = site
+        self.site["secrets"] = {"TOKEN": SECRET}
+        for name in ("releases", "venvs", "backups", "repo.git", "cache"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / ".env").write_text("")
+        self.clock = 0
+        self.fails = {}  # step's program: its output
+        self.events = []
+        self.up = set()
+        self.health = {"status": "ok", "message": "ok", "git_sha": None}
+        self.front = None
+        self.caddy = True
+        self.postgres = True
+        self.pending = False
+        self.migrations = ["pages.0001_initial"]
+        self.packages = ["bin/gunicorn", "bin/celery", "lib/python3.11/site-packages/redis/__init__.py"]
+        self.checkout = ["manage.py"]
+        self.module = load("_modules/release.py", salt=self.salt())
+        self.module.root = lambda slug: str(folder / slug)
+        self.module._now = self.now
+        self.module.PROVE_SECONDS = 2
+        self.module.FREE_BYTES = 1
+        self.module.time = Clock()
+
+    def now(self):
+        self.clock += 1
+        return self.module.datetime.datetime(2026, 11, 23, 22, 15, self.clock)
+
+    def salt(self):
+        env = {"TOKEN": SECRET, "DJANGO_SECRET_KEY": "django-key-canary", "EMAIL_HOST": "smtp.example"}
+        return {
+            "site_env.read": lambda slug: dict(env),
+            "site_env.dump": lambda values: json.dumps(values),
+            "site_env.load": lambda text: json.loads(text),
+            "site_process.run": self.run,
+            "release_source.valid_ref": lambda ref: ref != "bad ref",
+            "release_source.fetch": self.fetch,
+            "release_source.checkout": self.check_out,
+            "release_venv.build": self.build,
+            "release.uv": lambda: "/opt/uv",
+            "release_units.names": lambda slug, release: (f"{release}.socket", f"{release}.service"),
+            "release_units.running": lambda slug: sorted(self.up),
+            "release_units.memory": lambda slug, release: 0,
+            "release_units.start": self.start,
+            "release_units.stop": self.stop,
+            "release_units.enable": lambda units: True,
+            "release_units.background": lambda slug, celery: [],
+            "release_units.restart_background": self.celery,
+            "release_units.await_background": self.await_celery,
+            "release_units.main_pid": lambda unit: 42,
+            "release_units.journal": lambda unit, since, lines=20: f"journal of {unit} with {SECRET}",
+            "goldenpath.site_health": self.ask,
+            "site_front.faults": lambda domain: [] if self.caddy else ["Caddy is down. Try: systemctl status caddy"],
+            "backup.freshness": lambda slug: {"warnings": [], "refusals": []},
+            "service.start": lambda name: self.event("service.start", name),
+            "file.user_to_uid": lambda user: os.getuid(),
+            "file.group_to_gid": lambda group: os.getgid(),
+            "progress.clear": lambda slug: True,
+            "progress.tell": lambda slug, step, event, seconds=None: True,
+        }
+
+    def event(self, *words):
+        self.events.append(words)
+        return True
+
+    def refuse(self, name):
+        if name in self.fails:
+            raise CommandExecutionError(self.fails[name])
+
+    def fetch(self, slug, repo, ref, log=None):
+        self.event("fetch", ref)
+        self.refuse("fetch")
+        return SHA
+
+    def check_out(self, slug, repo, sha, folder, log=None):
+        self.refuse("checkout")
+        for name in self.checkout:
+            path = pathlib.Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+        return True
+
+    def build(self, slug, source, directory, requirements, release, uv, log=None):
+        self.refuse("build")
+        venv = self.folder / "venvs" / "abc"
+        reused = venv.exists()
+        for name in self.packages:
+            (venv / name).parent.mkdir(parents=True, exist_ok=True)
+            (venv / name).write_text("")
+        return {"path": str(venv), "reused": reused}
+
+    def run(self, slug, argv, cwd, env=None, timeout=600, log=None, read=None, write=None):
+        if argv[0] == "psql":
+            return self.psql(argv[-2])
+        if argv[0] in ("pg_dump", "pg_restore"):
+            self.event(argv[0])
+            if write:
+                pathlib.Path(write).write_text("dump")
+            failed = argv[0] in self.fails
+            return {"retcode": int(failed), "output": self.fails.get(argv[0], "")}
+        if len(argv) == 4:
+            return self.manage(json.loads(argv[3]), env)
+        self.event("worker", env["RELEASE"])
+        return {"retcode": int("worker" in self.fails), "output": self.fails.get("worker", "")}
+
+    def psql(self, query):
+        if not self.postgres:
+            return {"retcode": 2, "output": "psql: error: no server\n"}
+        if query.startswith("SELECT 1"):
+            return {"retcode": 0, "output": "1\n"}
+        if "to_regclass" in query:
+            return {"retcode": 0, "output": "django_migrations\n" if self.migrations else "\n"}
+        if "pg_database_size" in query:
+            return {"retcode": 0, "output": "8000000\n"}
+        return {"retcode": 0, "output": "\n".join(self.migrations) + "\n"}
+
+    def manage(self, commands, env):
+        output, retcode = "", 0
+        for optional, name, *words in commands:
+            key = "migrate --check" if "--check" in words else name
+            self.event(key, env.get("PGOPTIONS"))
+            code = int(self.pending) if key == "migrate --check" else 0
+            if key in self.fails:
+                output += self.fails[key] + "\n"
+                code = 1
+            elif key == "migrate":
+                self.pending = False
+                self.migrations.append("pages.0002_more")
+            output += f"::manage {name} {code}\n"
+            if code and not optional:
+                retcode = 1
+                break
+        return {"retcode": retcode, "output": output}
+
+    def start(self, slug, release):
+        self.event("start", release)
+        self.refuse("start")
+        self.up.add(release)
+        return True
+
+    def stop(self, slug, releases):
+        self.event("stop", *releases)
+        self.up -= set(releases)
+        return True
+
+    def celery(self, slug, celery):
+        self.event("celery", self.live)
+        return 1.0
+
+    def await_celery(self, slug, celery, since):
+        self.refuse("celery")
+        return True
+
+    def ask(self, slug, site=None, path=None, via="socket", socket=None, timeout=5):
+        answer = self.front if via == "front" and self.front else self.health
+        self.event("ask", via)
+        return dict(answer(self) if callable(answer) else answer)
+
+    @property
+    def live(self):
+        return self.module._named(SLUG, "current")
+
+    @property
+    def releases(self):
+        return sorted(path.name for path in (self.folder / "releases").iterdir())
+
+    @property
+    def history(self):
+        return self.module.history(SLUG)
+
+    def deploy(self, ref=None, **options):
+        return self.module.deploy(SLUG, self.site, ref, **options)
+
+    def rollback(self, release=None):
+        return self.module.rollback(SLUG, self.site, release, who="somebody")
+
+    def refused(self, function, *args, **options):
+        with pytest.raises(CommandExecutionError) as told:
+            function(*args, **options)
+        return str(told.value)
+
+
+class Clock:
+    """time, in which sleeping takes none."""
+
+    def __init__(self):
+        self.slept = 0.0
+
+    def sleep(self, seconds):
+        self.slept += max(seconds, 0.01)
+
+    def time(self):
+        return time.time() + self.slept
+
+    def monotonic(self):
+        return time.monotonic() + self.slept
+
+
+@pytest.fixture
+def host(load, tmp_path, site):
+    return Host(load, tmp_path, site)
+
+
+# A deploy
+
+
+def test_first_deploy(host):
+    done = host.deploy(who="somebody@controller")
+    assert (done["ref"], done["sha"], done["outcome"], done["before"]) == ("v1.4.2", SHA, "live", None)
+    assert done["release"].endswith("-1a2b3c4d")
+    assert host.live == done["release"]
+    assert host.releases == [done["release"]]
+    folder = host.folder / "releases" / done["release"]
+    assert not (folder / ".unfinished").exists()
+    assert os.readlink(folder / "gunicorn.sock") == f"/run/sum-{SLUG}/{done['release']}.sock"
+    values = json.loads((folder / "release.env").read_text())
+    assert (values["RELEASE"], values["GIT_SHA"], values["PROJECT"]) == (done["release"], SHA, "acme_kitchens")
+    assert values["APP_DIR"] == values["PYTHONPATH"] == f"{folder}/src"
+    assert values["DJANGO_STATIC_ROOT"] == f"{folder}/static"
+    (record,) = host.history
+    assert record.items() >= {"who": "somebody@controller", "action": "deploy", "outcome": "live"}.items()
+    assert not (host.folder / "previous").is_symlink()
+
+
+def test_the_order_of_what_is_done(host):
+    host.pending = True
+    done = host.deploy()
+    names = [event[0] for event in host.events if event[0] not in ("ask", "stop", "service.start")]
+    assert names == [
+        "fetch", "check", "collectstatic", "migrate --check", "pg_dump", "pg_restore", "migrate", "start",
+        "celery",
+    ]  # fmt: skip
+    # Proven before the switch by its own socket, and after it at the front door.
+    assert [event[1] for event in host.events if event[0] == "ask"] == ["socket"] * 3 + ["front"]
+    # Celery is started on the release that is live by then.
+    assert ("celery", done["release"]) in host.events
+    assert done["migrations"] == ["pages.0002_more"]
+    assert done["dump"] == f"{host.folder}/backups/{done['release']}.dump"
+    assert pathlib.Path(done["dump"]).read_text() == "dump"
+
+
+def test_second_deploy(host):
+    first = host.deploy()["release"]
+    done = host.deploy("v2")
+    assert done["before"] == first
+    assert host.live == done["release"] != first
+    assert os.readlink(host.folder / "previous") == f"releases/{first}"
+    # The old one is drained; its folder stays for a rollback.
+    assert host.up == {done["release"]}
+    assert host.releases == [first, done["release"]]
+    assert (done["environment"], host.history[0]["environment"]) == ("reused", "built")
+
+
+def test_without_pending_migrations_nothing_is_dumped(host):
+    host.deploy()
+    assert {"pg_dump", "migrate"} & {event[0] for event in host.events} == set()
+
+
+def test_a_new_database_has_nothing_to_dump(host):
+    host.migrations.clear()
+    host.pending = True
+    assert host.deploy()["dump"] is None
+
+
+def test_migrations_do_not_wait_for_locks_for_ever(host):
+    host.pending = True
+    host.deploy()
+    assert ("migrate", "-c lock_timeout=5s") in host.events
+
+
+def test_a_busy_table_is_tried_three_times(host):
+    host.pending = True
+    host.fails["migrate"] = "canceling statement due to lock timeout"
+    assert "failed at step migrate: manage.py migrate failed: canceling" in host.refused(host.deploy)
+    assert len([event for event in host.events if event[0] == "migrate"]) == 3
+
+
+def test_a_worker_is_proven_by_a_task(host):
+    host.site["celery"] = {"worker": True, "beat": False, "concurrency": 2}
+    done = host.deploy()
+    assert ("worker", done["release"]) in host.events
+
+
+def test_a_src_layout(host):
+    host.checkout = ["manage.py", "src/acme_kitchens/wsgi.py"]
+    folder = host.folder / "releases" / host.deploy()["release"]
+    values = json.loads((folder / "release.env").read_text())
+    assert values["PYTHONPATH"] == f"{folder}/src:{folder}/src/src"
+
+
+def test_a_project_in_a_subfolder(host):
+    host.checkout = ["app/manage.py"]
+    host.site["directory"] = "app"
+    folder = host.folder / "releases" / host.deploy()["release"]
+    assert json.loads((folder / "release.env").read_text())["APP_DIR"] == f"{folder}/src/app"
+
+
+# A deploy that fails
+
+FAILURES = {
+    "fetch": ("fetch", "The repository x cannot be read: no", {}),
+    "checkout": ("environment", "Commit 1a2b3c4d cannot be checked out: no", {}),
+    "build": ("environment", "The requirements in requirements.txt cannot be installed: no", {}),
+    "collectstatic": ("static", "manage.py collectstatic failed: ImportError: no settings", {}),
+    "pg_dump": ("dump", "pg_dump failed: no space", {"pending": True}),
+    "pg_restore": ("dump", "pg_restore failed: no dump", {"pending": True}),
+    "migrate": ("migrate", "manage.py migrate failed: django.db.utils.ProgrammingError: no", {"pending": True}),
+    "start": ("start", "gunicorn does not start on the new release", {}),
+}
+
+
+@pytest.mark.parametrize("program", FAILURES)
+def test_the_old_release_goes_on_serving(host, program):
+    old = host.deploy()["release"]
+    host.events.clear()
+    step, sentence, state = FAILURES[program]
+    for name, value in state.items():
+        setattr(host, name, value)
+    host.fails[program] = "Traceback:\n" + sentence.partition("failed: ")[2] if "failed: " in sentence else sentence
+    told = host.refused(host.deploy, "v2")
+    first, _, _ = told.partition("\n")
+    assert first == (
+        f"The deploy of v2 to {SLUG} on web1 failed at step {step}: {sentence}. Release {old} goes on serving."
+    )
+    assert host.live == old
+    assert host.up == {old}
+    assert host.releases == [old], "what was begun is removed"
+    record = host.history[-1]
+    assert (record["outcome"], record["step"], record["reason"]) == ("failed", step, sentence)
+    assert os.listdir(host.folder / "backups") == []
+    # And the next one works.
+    host.fails.clear()
+    host.pending = False
+    assert host.deploy("v3")["outcome"] == "live"
+
+
+def test_a_first_deploy_that_fails(host):
+    host.fails["build"] = "The requirements cannot be installed: no"
+    assert host.refused(host.deploy).endswith("no. The site has no release yet.")
+    assert host.live is None
+    assert host.releases == []
+
+
+def test_settings_that_do_not_import(host):
+    host.fails.update(
+        {"check": "x", "collectstatic": "Traceback:\nModuleNotFoundError: No module named 'acme.settings'"}
+    )
+    assert "failed: ModuleNotFoundError: No module named 'acme.settings'." in host.refused(host.deploy)
+
+
+def test_a_site_without_staticfiles(host):
+    host.fails["collectstatic"] = "Unknown command: 'collectstatic'"
+    assert host.deploy()["outcome"] == "live"
+
+
+@pytest.mark.parametrize("missing", ["gunicorn", "celery", "redis"])
+def test_a_program_that_the_requirements_lack(host, missing):
+    host.site["celery"] = {"worker": True, "beat": False, "concurrency": 2}
+    host.packages = [name for name in host.packages if missing not in name]
+    assert f"requirements.txt of v1.4.2 installs no {missing}, and the site cannot run without" in host.refused(
+        host.deploy
+    )
+
+
+def test_celery_is_not_asked_for_where_it_is_off(host):
+    host.packages = [name for name in host.packages if "celery" not in name]
+    assert host.deploy()["outcome"] == "live"
+
+
+@pytest.mark.parametrize("directory", ["gone", "../../../.."])
+def test_no_manage_py(host, directory):
+    host.site["directory"] = directory
+    assert f"v1.4.2 has no manage.py in the folder {directory!r}." in host.refused(host.deploy)
+
+
+def test_a_folder_that_leads_out_of_the_checkout(host, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/manage.py").write_text("")
+    host.site["directory"] = "app"
+    checked_out = host.check_out
+
+    def linked(slug, repo, sha, folder, log=None):
+        checked_out(slug, repo, sha, folder)
+        os.symlink(tmp_path / "elsewhere", f"{folder}/app")
+
+    host.module.__salt__["release_source.checkout"] = linked
+    assert "has no manage.py in the folder 'app'" in host.refused(host.deploy)
+
+
+def test_an_unhealthy_release_never_gets_visitors(host):
+    old = host.deploy()["release"]
+    host.health = {"status": "unhealthy", "message": "503 from /health/"}
+    told = host.refused(host.deploy, "v2")
+    assert "failed at step prove: The new release is not healthy: 503 from /health/. Try: journalctl" in told
+    assert (host.live, host.up) == (old, {old})
+    assert not (host.folder / "previous").is_symlink()
+
+
+def test_good_answers_must_be_in_a_row(host):
+    answers = iter(["ok", "ok", "unhealthy"] * 10)
+    host.health = lambda _: {"status": next(answers), "message": "it flaps"}
+    assert "is not healthy" in host.refused(host.deploy)
+
+
+def test_a_release_that_never_answers_is_given_up(host):
+    host.health = {"status": "unreachable", "message": "connection refused"}
+    assert "is not healthy: connection refused" in host.refused(host.deploy)
+
+
+def test_a_front_door_that_fails_is_switched_back(host):
+    old = host.deploy()["release"]
+    host.front = {"status": "unhealthy", "message": "502"}
+    told = host.refused(host.deploy, "v2")
+    assert "failed at step front door: https://acme.example/health/ is not healthy: 502." in told
+    assert told.endswith(f"Release {old} serves again.")
+    assert (host.live, host.up, host.releases) == (old, {old}, [old])
+    assert host.history[-1]["outcome"] == "bad"
+    assert host.module.good(SLUG) == [old]
+
+
+def test_a_front_door_that_serves_another_commit(host):
+    host.front = {"status": "ok", "message": "ok", "git_sha": "f" * 40}
+    told = host.refused(host.deploy)
+    assert "https://acme.example still serves ffffffff and not 1a2b3c4d" in told
+    assert "There is no older release to go back to: visitors see the maintenance page" in told
+    assert host.live is None
+    assert host.module.maintenance(SLUG) == "deploy"
+
+
+def test_the_maintenance_page_of_a_failed_deploy_goes_with_the_next_good_one(host):
+    host.front = {"status": "unhealthy", "message": "502"}
+    host.refused(host.deploy)
+    assert host.module.maintenance(SLUG) == "deploy"
+    host.front = None
+    host.deploy()
+    assert host.module.maintenance(SLUG) == ""
+
+
+def test_the_maintenance_page_of_an_operator_stays(host):
+    assert host.module.maintenance(SLUG, True) == "operator"
+    host.deploy()
+    assert host.module.maintenance(SLUG) == "operator"
+    assert host.module.maintenance(SLUG, False) == host.module.maintenance(SLUG, False) == ""
+
+
+@pytest.mark.parametrize("program", ["celery", "worker"])
+def test_celery_that_does_not_start_is_switched_back(host, program):
+    host.site["celery"] = {"worker": True, "beat": False, "concurrency": 2}
+    old = host.deploy()["release"]
+    host.fails[program] = "it imports nothing"
+    told = host.refused(host.deploy, "v2")
+    assert "failed at step celery" in told
+    assert f"Release {old} serves again" in told
+    assert (host.live, host.up) == (old, {old})
+
+
+def test_migrations_that_stay_are_told(host):
+    host.deploy()
+    host.pending = True
+    host.health = {"status": "unhealthy", "message": "503"}
+    told = host.refused(host.deploy, "v2")
+    record = host.history[-1]
+    assert record["migrations"] == ["pages.0002_more"]
+    assert f"1 migrations stay in the database, the dump from before is {record['dump']}" in told
+    assert pathlib.Path(record["dump"]).exists()
+
+
+def test_secrets_are_masked(host):
+    host.fails["collectstatic"] = f"Traceback:\nRuntimeError: {SECRET} and django-key-canary at smtp.example"
+    told = host.refused(host.deploy)
+    assert "RuntimeError: ********** and ********** at smtp.example" in told
+    for text in (told, json.dumps(host.history)):
+        assert "canary" not in text
+
+
+def test_what_is_no_sentence_becomes_one(host):
+    host.module.__salt__["release_venv.build"] = lambda *_, **__: 1 / 0
+    told = host.refused(host.deploy)
+    assert "failed at step environment: ZeroDivisionError: division by zero. The site has no release yet." in told
+    assert "\n" not in told
+
+
+# What is refused before anything is touched
+
+
+def untouched(host):
+    return host.events == [] and host.releases == [] and host.history == []
+
+
+def test_a_text_that_is_no_ref(host):
+    assert "'bad ref' is no tag, branch or commit" in host.refused(host.deploy, "bad ref")
+    assert untouched(host)
+
+
+def test_a_site_that_is_not_provisioned(host, tmp_path):
+    host.folder.rename(tmp_path / "away")
+    assert host.refused(host.deploy) == (
+        f"{SLUG} is not provisioned on web1: there is no {host.folder}. Try: salt-ssh web1 state.apply"
+    )
+    assert not host.folder.exists()
+    assert f"{SLUG} is not provisioned on web1" in host.refused(host.rollback)
+
+
+@pytest.mark.parametrize("name", [".env", "repo.git"])
+def test_a_site_that_is_half_provisioned(host, name):
+    (host.folder / name).rename(host.folder / "away")
+    assert f"is not provisioned on web1: there is no {host.folder}/{name}." in host.refused(host.deploy)
+    assert untouched(host)
+
+
+def test_all_faults_at_once(host):
+    host.postgres, host.caddy, host.module.FREE_BYTES = False, False, 1 << 62
+    faults = host.refused(host.deploy).splitlines()
+    assert [fault.split(" ")[0] for fault in faults] == ["Postgres", str(host.folder), "Caddy"]
+    assert faults[0] == (
+        f"Postgres does not let {SLUG} in: psql: error: no server. Try: systemctl status 'postgresql@*'"
+    )
+    assert all("Try: " in fault for fault in faults)
+    assert untouched(host)
+
+
+def test_memory_for_two_releases(host):
+    host.deploy()
+    host.module.__salt__["release_units.memory"] = lambda slug, release: 1 << 60
+    assert "MiB of memory left, the new release beside the old one needs about" in host.refused(host.deploy, "v2")
+
+
+def test_what_a_killed_deploy_left_is_removed(host):
+    live = host.deploy()["release"]
+    left = host.folder / "releases/20260101T000000-deadbeef"
+    left.mkdir()
+    (left / ".unfinished").write_text("")
+    # A marker on what is live is a deploy that was killed just before its end.
+    (host.folder / "releases" / live / ".unfinished").write_text("")
+    host.up.add(left.name)
+    host.module._clean(host.module._Run(SLUG, host.site, "somebody"))
+    assert host.releases == [live]
+    assert host.up == {live}
+
+
+# History
+
+
+def test_history_survives_a_torn_line(host):
+    first = host.deploy()["release"]
+    path = host.folder / "releases.jsonl"
+    with path.open("a") as file:
+        file.write('{"release": "torn", "outc')
+    assert [record["release"] for record in host.history] == [first]
+    second = host.deploy("v2")["release"]
+    assert [record["release"] for record in host.history] == [first, second]
+    assert host.module.history(SLUG, 1)[0]["release"] == second
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_no_history(host):
+    assert host.history == host.module.good(SLUG) == []
+
+
+def record(host, release, outcome, action="deploy", folder=True, **more):
+    host.module._record(
+        SLUG, {"release": release, "outcome": outcome, "action": action, "ref": release, "sha": SHA, **more}
+    )
+    if folder:
+        (host.folder / "releases" / release).mkdir(exist_ok=True)
+
+
+def test_good(host):
+    record(host, "a", "live")
+    record(host, "b", "failed")
+    record(host, "c", "live")
+    record(host, "d", "live", folder=False)
+    record(host, "e", "live")
+    record(host, "e", "bad")
+    record(host, "f", "bad")
+    assert host.module.good(SLUG) == ["a", "c"]
+    # Live again: it counts as newer.
+    record(host, "a", "live", "rollback")
+    assert host.module.good(SLUG) == ["c", "a"]
+    record(host, "c", "failed")
+    assert host.module.good(SLUG) == ["c", "a"], "another try that failed says nothing of the one that was good"
+
+
+# Links
+
+
+def test_link(host):
+    path = host.folder / "current"
+    host.module._link("releases/a", str(path))
+    inode = os.lstat(path).st_ino
+    (host.folder / "current.new").symlink_to("left by a killed deploy")
+    host.module._link("releases/b", str(path))
+    assert os.readlink(path) == "releases/b"
+    assert os.lstat(path).st_ino != inode, "renamed over, and not removed and made"
+    assert not (host.folder / "current.new").is_symlink()
+
+
+def test_the_link_is_never_missing(host, monkeypatch):
+    """At every call that changes a folder, `current` names the old release or the new one."""
+    path = str(host.folder / "current")
+    host.module._link("releases/a", path)
+    seen = []
+
+    def watched(name):
+        function = getattr(os, name)
+
+        def call(*args, **options):
+            seen.append(os.readlink(path))
+            result = function(*args, **options)
+            seen.append(os.readlink(path))
+            return result
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("symlink", "rename", "unlink"):
+        watched(name)
+    host.module._link("releases/b", path)
+    assert set(seen) == {"releases/a", "releases/b"}
+
+
+# Pruning
+
+
+def test_prune(host):
+    host.module.KEEP = 2
+    for name in "abcdefg":
+        record(host, name, "bad" if name == "e" else "live")
+        (host.folder / f"backups/{name}.dump").write_text("")
+        venv = host.folder / f"venvs/of-{name}"
+        venv.mkdir()
+        (host.folder / f"releases/{name}/venv").symlink_to(venv)
+    (host.folder / "releases/stray").mkdir()
+    (host.folder / "venvs/half").mkdir()
+    host.module._link("releases/b", str(host.folder / "current"))
+    host.module._link("releases/a", str(host.folder / "previous"))
+    host.up = {"c"}
+    host.module._prune(host.module._Run(SLUG, host.site, "somebody"))
+    assert host.releases == ["a", "b", "c", "f", "g"]
+    assert sorted(os.listdir(host.folder / "venvs")) == [f"of-{name}" for name in "abcfg"]
+    assert sorted(os.listdir(host.folder / "backups")) == [f"{name}.dump" for name in "abcfg"]
+
+
+def test_a_shared_environment_stays(host):
+    host.module.KEEP = 1
+    for number in range(4):
+        host.deploy(f"v{number}")
+    assert os.listdir(host.folder / "venvs") == ["abc"]
+    # Current and previous.
+    assert len(host.releases) == 2
+
+
+# Rollback
+
+
+def test_rollback(host):
+    first, second = host.deploy("v1")["release"], host.deploy("v2")["release"]
+    host.events.clear()
+    done = host.rollback()
+    assert (done["release"], done["before"], done["ref"], done["from"]) == (first, second, "v1", second)
+    assert (host.live, host.up) == (first, {first})
+    # No rebuild, and proven as a deploy is.
+    assert {event[0] for event in host.events} & {"fetch", "collectstatic", "migrate"} == set()
+    assert [event[1] for event in host.events if event[0] == "ask"] == ["socket"] * 3 + ["front"]
+    assert host.module.good(SLUG) == [first]
+    assert [(each["action"], each["outcome"]) for each in host.history[-2:]] == [
+        ("rollback", "bad"),
+        ("rollback", "live"),
+    ]
+    # What was left is never chosen again.
+    assert "has no good release to go back to" in host.refused(host.rollback)
+
+
+def test_rollback_of_a_rollback_is_a_deploy(host):
+    first, second = host.deploy("v1")["release"], host.deploy("v2")["release"]
+    host.rollback()
+    assert f"{second!r} is no good release of {SLUG} on web1. Try one of: none" in host.refused(host.rollback, second)
+    third = host.deploy("v2")["release"]
+    assert host.live == third
+    assert host.rollback()["release"] == first
+
+
+def test_rollback_to_a_named_release(host):
+    first, second, third = (host.deploy(f"v{number}")["release"] for number in range(3))
+    assert host.rollback(first)["release"] == first
+    assert host.module.good(SLUG) == [second, first]
+    assert third in host.releases
+
+
+def test_rollback_tells_how_far_the_database_has_moved(host):
+    host.deploy("v1")
+    host.pending = True
+    host.deploy("v2")
+    assert host.rollback()["moved"] == ["pages.0002_more"]
+
+
+@pytest.mark.parametrize("release", ["gone", "../../etc", "failed"])
+def test_rollback_to_what_was_never_good(host, release):
+    first, second = host.deploy("v1")["release"], host.deploy("v2")["release"]
+    record(host, "failed", "failed")
+    assert host.refused(host.rollback, release) == (
+        f"{release!r} is no good release of {SLUG} on web1. Try one of: {first}"
+    )
+    assert host.live == second
+
+
+def test_rollback_to_the_live_release(host):
+    host.deploy("v1")
+    second = host.deploy("v2")["release"]
+    assert f"{second} is the live release of {SLUG} on web1 already" in host.refused(host.rollback, second)
+
+
+def test_rollback_without_history(host):
+    assert "has no good release to go back to. Try: deploy an earlier ref" in host.refused(host.rollback)
+
+
+@pytest.mark.parametrize("where", ["health", "front"])
+def test_a_rollback_that_fails_leaves_the_live_release(host, where):
+    first, second = host.deploy("v1")["release"], host.deploy("v2")["release"]
+    setattr(host, where, {"status": "unhealthy", "message": "503"})
+    told = host.refused(host.rollback)
+    assert f"The rollback of {SLUG} on web1 to {first} failed at step " in told
+    assert f"Release {second} " in told
+    assert (host.live, host.up) == (second, {second})
+    assert host.module.good(SLUG) == [first, second]
+
+
+# One at a time
+
+HOLD = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("release", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.__grains__ = {"id": "web1"}
+module.__salt__ = {"progress.clear": lambda slug: True}
+module.root = lambda slug: sys.argv[2]
+with module._locked("acme-kitchens", 0, {"who": "first@controller", "since": "2026-11-23T22:15:00Z"}) as tell:
+    tell("migrate")
+    print("held", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def holder(host, seconds):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(ROOT / "_modules/release.py"), str(host.folder), str(seconds)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_is_told_who_holds_it(host):
+    with holder(host, 60) as process:
+        try:
+            told = host.refused(host.deploy)
+            assert told == (
+                f"{SLUG} on web1 is being released by first@controller since 2026-11-23T22:15:00Z, at step "
+                f"migrate. Try: wait for it, give wait (seconds), or end it with: kill {process.pid}"
+            )
+            assert host.refused(host.rollback) == told
+            assert untouched(host)
+        finally:
+            # The lock dies with its process: nothing to clean.
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert host.deploy()["outcome"] == "live"
+
+
+def test_waiting_for_it(host):
+    host.module.time = time
+    with holder(host, 1):
+        assert host.deploy(wait=30)["outcome"] == "live"
+
+
+def test_the_lock_is_given_back_after_a_failure(host):
+    host.fails["fetch"] = "no"
+    host.refused(host.deploy)
+    host.fails.clear()
+    assert host.deploy()["outcome"] == "live"
+
+
+def test_a_lock_file_that_says_nothing(host):
+    with holder(host, 60) as process:
+        (host.folder / "deploy.lock").write_text("{")
+        assert "is being released by somebody since a moment, at step start" in host.refused(host.deploy)
+        process.kill()
+
+
+# What runs in the site's own interpreter
+
+
+MANAGE = load_module("_modules/release.py")._MANAGE
+
+
+def manage(folder, source, *commands):
+    (folder / "manage.py").write_text(source)
+    return subprocess.run(
+        [sys.executable, "-I", "-c", MANAGE, json.dumps(commands)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_manage_runs_commands_in_one_process(tmp_path):
+    done = manage(tmp_path, "import os, sys; print(os.getpid(), sys.argv)", [False, "a", "--x"], [True, "b"])
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert (lines[0], lines[2], lines[3], lines[5]) == (
+        "$ manage.py a --x",
+        "::manage a 0",
+        "$ manage.py b",
+        "::manage b 0",
+    )
+    assert lines[1].split()[0] == lines[4].split()[0]
+    assert lines[1].endswith("['manage.py', 'a', '--x']")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("sys.exit(3)", "3"), ("sys.exit('why')", "1"), ("sys.exit()", "0"), ("sys.exit(None)", "0"), ("pass", "0")],
+)
+def test_manage_tells_how_each_ended(tmp_path, code, status):
+    done = manage(tmp_path, f"import sys; {code}", [True, "a"], [True, "b"])
+    assert [line for line in done.stdout.splitlines() if line.startswith("::")] == [
+        f"::manage a {status}",
+        f"::manage b {status}",
+    ]
+    assert done.returncode == 0
+    assert ("why" in done.stdout) == ("why" in code)
+
+
+def test_manage_stops_where_it_must(tmp_path):
+    done = manage(
+        tmp_path, "import sys; sys.exit(sys.argv[1] == 'bad')", [True, "bad"], [False, "bad"], [False, "never"]
+    )
+    assert done.returncode == 1
+    assert "never" not in done.stdout
+
+
+def test_an_exception_is_the_last_line(host, tmp_path):
+    done = manage(tmp_path, "raise RuntimeError('why it failed')", [False, "a"])
+    assert done.returncode == 1
+    assert host.module._reason(done.stdout + done.stderr) == "RuntimeError: why it failed"
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("a\nb\n", "b"),
+        ("Traceback:\n  File x\nValueError: bad.\n::manage migrate 1\n", "ValueError: bad"),
+        ("", "it said nothing"),
+        ("\n \n::manage a 1\n", "it said nothing"),
+        ("x" * 400, "x" * 300),
+    ],
+)
+def test_reason(host, output, reason):
+    assert host.module._reason(output) == reason
+
+
+def test_root(load):
+    assert load("_modules/release.py").root(SLUG) == f"/srv/sum/{SLUG}"
+
+
+# What provisioning keeps up
+
+
+class Systemd:
+    """systemctl show and the verbs, answered from a table of units."""
+
+    def __init__(self, host, celery=True):
+        self.units = {}
+        self.calls = []
+        self.fails = None
+        salt = host.module.__salt__
+        salt["release_units.background"] = lambda slug, celery: [
+            unit for unit, key in (("celery", "worker"), ("beat", "beat")) if celery[key]
+        ]
+        salt["cmd.run_stdout"] = self.show
+        salt["cmd.run_all"] = self.act
+
+    def show(self, argv, **_):
+        assert argv[:2] == ["systemctl", "show"]
+        return "\n\n".join(
+            f"Id={unit}\nActiveState={active}\nUnitFileState={enabled}"
+            for unit in argv[3:]
+            for active, enabled in [self.units.get(unit, ("active", "enabled"))]
+        )
+
+    def act(self, argv, **_):
+        self.calls.append(argv)
+        return {"retcode": int(self.fails in argv), "stdout": "", "stderr": "Job failed.\n"}
+
+
+def test_nothing_is_settled_before_the_first_release(host):
+    assert host.module.unsettled(SLUG, host.site) == host.module.settle(SLUG, host.site, restart=True) == []
+
+
+def test_settled(host):
+    host.site["celery"] = {"worker": True, "beat": True, "concurrency": 2}
+    host.deploy()
+    systemd = Systemd(host)
+    assert host.module.unsettled(SLUG, host.site) == host.module.settle(SLUG, host.site) == []
+    assert systemd.calls == []
+
+
+def test_settle(host):
+    host.site["celery"] = {"worker": True, "beat": False, "concurrency": 2}
+    live = host.deploy()["release"]
+    systemd = Systemd(host)
+    gunicorn = f"sum-{SLUG}-gunicorn.service"
+    systemd.units = {
+        gunicorn: ("inactive", "disabled"),
+        f"{live}.service": ("failed", "static"),
+        "celery": ("active", "masked"),
+        "beat": ("active", "enabled"),
+    }
+    steps = host.module.unsettled(SLUG, host.site)
+    assert systemd.calls == []
+    assert {
+        f"enable {gunicorn}",
+        f"start {gunicorn}",
+        f"start {live}.service",
+        "unmask celery",
+        "disable+--now beat",
+    } <= set(steps)
+    assert host.module.settle(SLUG, host.site) == steps
+    assert ["systemctl", "disable", "--now", "beat"] in systemd.calls
+    systemd.calls.clear()
+    systemd.units = {}
+    restarted = ["restart " + unit for unit in (f"{live}.service", "celery")]
+    systemd.units["beat"] = ("inactive", "disabled")
+    assert host.module.settle(SLUG, host.site, restart=True) == restarted
+    systemd.fails = "celery"
+    assert host.refused(host.module.settle, SLUG, host.site, restart=True) == (
+        "celery does not start again: Job failed. Try: journalctl -u celery"
+    )

@@ -1,0 +1,254 @@
+"""A release's virtual environment: which releases share one, where the requirements lie, how it is built."""
+
+import os
+import re
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+SLUG = "no-such-site"
+PYTHON = "Python 3.11.2"
+
+
+@pytest.fixture
+def venv(load):
+    return load("_modules/release_venv.py", salt={"cmd.run": lambda argv, **_: PYTHON})
+
+
+class Checkout:
+    """A site's checkout, with a key for its requirements."""
+
+    def __init__(self, module, folder):
+        self.module, self.folder = module, folder
+
+    def write(self, **files):
+        for name, text in files.items():
+            path = self.folder / name.replace("__", "/").replace("_txt", ".txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return self
+
+    def key(self, release="r1", python=PYTHON, name="requirements.txt"):
+        return self.module.key(str(self.folder / name), python, release)
+
+
+@pytest.fixture
+def checkout(venv, tmp_path):
+    (tmp_path / "src").mkdir()
+    return Checkout(venv, tmp_path / "src")
+
+
+def test_equal_requirements_equal_key(venv, tmp_path):
+    keys = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        keys.add(Checkout(venv, tmp_path / name).write(requirements_txt="Django==5.2\n").key(release=name))
+    assert len(keys) == 1
+    assert re.fullmatch(r"[0-9a-f]{16}", keys.pop())
+
+
+def test_what_changes_the_key(checkout):
+    first = checkout.write(requirements_txt="Django==5.2\n").key()
+    assert checkout.key() == first
+    assert checkout.key(python="Python 3.13.5") != first
+    assert checkout.write(requirements_txt="Django==5.2.1\n").key() != first
+    assert checkout.write(other_txt="Django==5.2\n").key(name="other.txt") != first
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-r base.txt", "  -r base.txt", "-r  base.txt", "-r\tbase.txt", "-rbase.txt", "--requirement base.txt",
+        "--requirement=base.txt", "-r base.txt  # the base", "-c base.txt", "-cbase.txt", "--constraint base.txt",
+        "--constraint=base.txt", "-r ./base.txt", "-r more/../base.txt",
+    ],
+)  # fmt: skip
+def test_a_file_that_is_named_counts(checkout, line):
+    checkout.write(requirements_txt=f"{line}\n", base_txt="a==1\n", more__x_txt="")
+    first = checkout.key()
+    assert checkout.write(base_txt="a==2\n").key() != first
+    assert checkout.write(base_txt="a==1\n").key() == first
+    # And it does not make the environment one release's own.
+    assert checkout.key(release="r2") == first
+
+
+def test_nested_files_and_a_circle(checkout):
+    checkout.write(
+        requirements_txt="-r more/a.txt\n", more__a_txt="-r b.txt\n", more__b_txt="-r ../requirements.txt\nx==1\n"
+    )
+    first = checkout.key()
+    assert checkout.write(more__b_txt="-r ../requirements.txt\nx==2\n").key() != first
+
+
+def test_a_file_that_is_missing_is_left_to_uv(checkout):
+    checkout.write(requirements_txt="-r gone.txt\n-r https://git.example/r.txt\n-c\n")
+    assert checkout.key() == checkout.key(release="r2")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-e .", "-e.", "--editable .", "--editable=.", "-e ./lib", "-e lib", ".", "./lib", ".[prod]", "..",
+        "../lib", "lib/", "libs/acme", "file:./lib", "file:///opt/lib", "/opt/lib", "acme @ file:./lib",
+        "acme @ file:///opt/lib",
+        "acme@ ./lib", "acme @ ./lib", "  .", "acme[extra] @ file:lib", "./wheels/acme-1.0-py3-none-any.whl",
+    ],
+)  # fmt: skip
+def test_what_installs_the_checkout_belongs_to_one_release(checkout, line):
+    checkout.write(requirements_txt=f"Django==5.2\n{line}\n")
+    assert checkout.key(release="r1") != checkout.key(release="r2")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Django==5.2", "django", "celery[redis]>=5", "acme @ https://git.example/acme.whl", "# ./lib", "",
+        "git+https://git.example/acme.git@v1#egg=acme", "acme @ git+https://git.example/acme.git",
+        "--no-binary :all:", "a==1 ; python_version < '3.11'", "a==1 --hash=sha256:abc/def",
+        "--index-url https://git.example/simple/",
+        "zope.interface==7",
+    ],
+)  # fmt: skip
+def test_what_does_not_is_shared(checkout, line):
+    checkout.write(requirements_txt=f"Django==5.2\n{line}\n")
+    assert checkout.key(release="r1") == checkout.key(release="r2")
+
+
+def test_the_checkout_named_in_a_nested_file(checkout):
+    checkout.write(requirements_txt="-r requirements/base.txt\n", requirements__base_txt="-e ..\n")
+    assert checkout.key(release="r1") != checkout.key(release="r2")
+
+
+# Where the file lies
+
+
+def test_beside_manage_py_first(venv, checkout):
+    checkout.write(requirements_txt="top\n", app__requirements_txt="inner\n")
+    source = str(checkout.folder)
+    assert venv.find(source, "app", "requirements.txt") == (f"{source}/app", f"{source}/app/requirements.txt")
+    assert venv.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
+
+
+def test_else_at_the_top(venv, checkout):
+    checkout.write(requirements__prod_txt="a\n", app__manage_py="")
+    source = str(checkout.folder)
+    assert venv.find(source, "app", "requirements/prod.txt") == (source, f"{source}/requirements/prod.txt")
+
+
+def test_none(venv, checkout):
+    with pytest.raises(CommandExecutionError) as told:
+        venv.find(str(checkout.folder), ".", "requirements.txt")
+    assert str(told.value) == (
+        "The repository has no requirements.txt. Try: name the file under `requirements:` in the site's pillar"
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_link_that_leads_out(venv, checkout, tmp_path, whole):
+    (tmp_path / "src-of-another").mkdir()
+    (tmp_path / "src-of-another/requirements.txt").write_text("secret\n")
+    if whole:
+        (checkout.folder / "app").symlink_to(tmp_path / "src-of-another")
+    else:
+        (checkout.folder / "app").mkdir()
+        (checkout.folder / "app/requirements.txt").symlink_to(tmp_path / "src-of-another/requirements.txt")
+    with pytest.raises(CommandExecutionError, match=r"requirements\.txt is a link that leads out of the repository"):
+        venv.find(str(checkout.folder), "app", "requirements.txt")
+
+
+def test_a_link_inside(venv, checkout):
+    checkout.write(real_txt="a\n")
+    (checkout.folder / "requirements.txt").symlink_to("real.txt")
+    source = str(checkout.folder)
+    assert venv.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
+
+
+# Building
+
+
+class Builder:
+    """What build() runs; it succeeds, but for the program that is named."""
+
+    def __init__(self):
+        self.calls = []
+        self.fails = None
+        self.output = ""
+
+    def __call__(self, slug, argv, cwd, env=None, timeout=600, log=None):
+        self.calls.append((argv, cwd, env))
+        if self.fails in argv:
+            return {"retcode": 1, "output": self.output}
+        return {"retcode": 0, "output": ""}
+
+
+@pytest.fixture
+def builder(venv, monkeypatch):
+    builder = Builder()
+    venv.__salt__["site_process.run"] = builder
+    monkeypatch.setattr(venv, "_pip_settings", dict)
+    return builder
+
+
+def build(venv, checkout, release="r1"):
+    return venv.build(SLUG, str(checkout.folder), ".", "requirements.txt", release, "/opt/uv")
+
+
+def test_build(venv, checkout, builder):
+    checkout.write(requirements_txt="Django==5.2\n")
+    done = build(venv, checkout)
+    path = f"/srv/sum/{SLUG}/venvs/{checkout.key()}"
+    assert done == {"path": path, "reused": False}
+    make, install, mark = builder.calls
+    assert make[0] == ["/opt/uv", "venv", "--quiet", "--python", "/usr/bin/python3", path]
+    assert install[0] == ["/opt/uv", "pip", "install", "--quiet", "-r", f"{checkout.folder}/requirements.txt"]
+    # Marked as whole only when everything is in it.
+    assert mark[0] == ["touch", f"{path}/.complete"]
+    # Paths in the file are relative to where it lies; uv installs into this environment and downloads no Python.
+    assert {cwd for _, cwd, _ in builder.calls} == {str(checkout.folder)}
+    assert install[2]["VIRTUAL_ENV"] == path
+    assert install[2]["UV_PYTHON_DOWNLOADS"] == "never"
+    assert install[2]["UV_CACHE_DIR"] == f"/srv/sum/{SLUG}/cache/uv"
+
+
+def test_a_whole_one_is_used_again(venv, checkout, builder, monkeypatch):
+    checkout.write(requirements_txt="Django==5.2\n")
+    path = f"/srv/sum/{SLUG}/venvs/{checkout.key()}"
+    there = {f"{path}/.complete"}
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda name: name in there or exists(name))
+    assert build(venv, checkout) == {"path": path, "reused": True}
+    assert builder.calls == []
+    # A half-built one is not.
+    there.clear()
+    there.add(path)
+    assert build(venv, checkout)["reused"] is False
+
+
+def test_requirements_that_cannot_be_installed(venv, checkout, builder):
+    checkout.write(requirements_txt="gone==1\n")
+    builder.fails = "install"
+    builder.output = "  \u00d7 No solution found when resolving dependencies:\n  ╰─▶ Because gone was not found\n"
+    with pytest.raises(CommandExecutionError) as told:
+        build(venv, checkout)
+    assert str(told.value) == (
+        "The requirements in requirements.txt cannot be installed: No solution found when resolving "
+        "dependencies: Because gone was not found. Try: the same file in an empty virtual environment on web1"
+    )
+    assert ["touch" in argv for argv, _, _ in builder.calls] == [False, False]
+
+
+def test_the_hosts_pip_settings(load, tmp_path, monkeypatch):
+    module = load("_modules/release_venv.py")
+    config = tmp_path / "pip.conf"
+    read = module.configparser.ConfigParser.read
+    monkeypatch.setattr(module.configparser.ConfigParser, "read", lambda self, names: read(self, [str(config)]))
+    assert module._pip_settings() == {}
+    config.write_text(
+        "[global]\nindex-url = https://git.example/simple%20a\nextra-index-url =\n  https://a.example\n  https://b.example\n"
+        "cert = /etc/ssl/company.pem\ntimeout = 5\n"
+    )
+    assert module._pip_settings() == {
+        "UV_DEFAULT_INDEX": "https://git.example/simple%20a",
+        "UV_INDEX": "https://a.example https://b.example",
+        "SSL_CERT_FILE": "/etc/ssl/company.pem",
+    }

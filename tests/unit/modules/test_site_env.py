@@ -1,0 +1,219 @@
+"""A site's environment file: its text, read back by this module and by a real shell; its making; its mode."""
+
+import os
+import re
+import stat
+import subprocess
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.conftest import ROOT
+
+VALUES = {
+    "EMPTY": "",
+    "PLAIN": "smtp.example",
+    "SPACES": "  two  words ",
+    "DOUBLE": 'say "hi"',
+    "SINGLE": "it's",
+    "BOTH": "\"'\"'",
+    "DOLLAR": "$HOME ${HOME} $(id) $$ $1 $",
+    "BACKTICK": "`id`",
+    "BACKSLASH": "\\",
+    "BACKSLASHES": "a\\b\\\\c\\",
+    "ESCAPES": '\\n \\t \\" \\$',
+    "NEWLINE": "one\ntwo\n",
+    "ONLY_NEWLINE": "\n",
+    "INJECTED": 'a"\nPATH="/evil',
+    "LOOKS_LIKE_A_LINE": 'x\nEVIL="1"\ny',
+    "CONTINUED": "a\\\nb",
+    "COMMENT": "# no comment",
+    "PERCENT": "100%s %i %%",
+    "SEMICOLON": "a; touch x & b | c > d",
+    "GLOB": "* ? [a]",
+    "TAB": "a\tb",
+    "UNICODE": "Grüße 🗝",
+    "URL": "redis://127.0.0.1:6379/0?a=b&c=d#e",
+    "_lower9": "name of another form",
+}
+SLUG = "acme-kitchens"
+
+
+@pytest.fixture
+def env(load, tmp_path):
+    module = load(
+        "_modules/site_env.py",
+        salt={
+            "file.user_to_uid": lambda user: os.getuid() if user == f"sum-{SLUG}" else "",
+            "file.group_to_gid": lambda group: os.getgid() if group == f"sum-{SLUG}" else "",
+        },
+    )
+    module.path = lambda slug: str(tmp_path / slug / ".env")
+    (tmp_path / SLUG).mkdir()
+    return module
+
+
+def test_round_trip(env):
+    assert env.load(env.dump(VALUES)) == VALUES
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_round_trip_of_each(env, name):
+    assert env.load(env.dump({name: VALUES[name]})) == {name: VALUES[name]}
+
+
+def test_a_real_shell_reads_the_same(env, tmp_path):
+    path = tmp_path / "env"
+    path.write_text(env.dump(VALUES))
+    # The file and nothing else: each variable ends in a NUL, since a value may hold anything but that.
+    script = '. "$1"; shift; for name; do eval "printf \'%s\\0\' \\"\\$$name\\""; done'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", str(path), *VALUES],
+        env={"HOME": "/evil"},
+        capture_output=True,
+        check=True,
+        timeout=10,
+    )
+    assert done.stderr == b""
+    assert done.stdout.decode().split("\0")[:-1] == list(VALUES.values())
+
+
+def test_only_the_escapes_that_systemd_knows(env):
+    """systemd.exec(5): inside double quotes a backslash escapes only these four; elsewhere it stays."""
+    bodies = re.findall(r'="((?:[^"\\]|\\.)*)"$', env.dump(VALUES), re.MULTILINE | re.DOTALL)
+    assert len(bodies) == len(VALUES)
+    assert set(re.findall(r"\\(.)", "".join(bodies), re.DOTALL)) == set('"\\$`')
+
+
+def test_text_is_sorted_and_says_who_wrote_it(env):
+    text = env.dump({"B": "1", "A": "2"})
+    assert text.splitlines()[0].startswith("# Managed by Golden Path")
+    assert text.splitlines()[1:] == ['A="2"', 'B="1"']
+    assert env.dump({"A": "2", "B": "1"}) == text
+
+
+def test_lines_of_another_form_are_passed_over(env):
+    assert env.load('# A="1"\nB=2\nC=\'3\'\nexport D="4"\n9E="5"\nF="6"\n') == {"F": "6"}
+
+
+def test_wanted(env, site):
+    values = env.wanted(SLUG, site, {"DJANGO_SECRET_KEY": "k" * 50, "GONE": "x"})
+    assert values == {
+        "DJANGO_SETTINGS_MODULE": "acme_kitchens.settings.production",
+        "DJANGO_SECRET_KEY": "k" * 50,
+        "ALLOWED_HOSTS": "acme.example,www.acme.example",
+        "SITE_DOMAIN": "acme.example",
+        "DJANGO_DB_NAME": f"sum-{SLUG}",
+        "DJANGO_DB_USER": f"sum-{SLUG}",
+        "DJANGO_DB_PASSWORD": "",
+        "DJANGO_DB_HOST": "/var/run/postgresql",
+        "DJANGO_DB_PORT": "5432",
+        "DJANGO_STATIC_ROOT": f"/srv/sum/{SLUG}/static",
+        "DJANGO_MEDIA_ROOT": f"/srv/sum/{SLUG}/media",
+        "REDIS_URL": "redis://127.0.0.1:6379/0",
+        "CELERY_BROKER_URL": "redis://127.0.0.1:6379/1",
+        "CELERY_RESULT_BACKEND": "redis://127.0.0.1:6379/1",
+        "EMAIL_HOST": "smtp.example",
+        "SENTRY_DSN": "https://public-key@sentry.example/1",
+    }
+    assert all(isinstance(value, str) for value in values.values())
+
+
+def test_what_a_site_reads_is_in_the_example(env, site):
+    shown = set(re.findall(r"^([A-Z_]+)=", (ROOT / "examples/site/.env.example").read_text(), re.MULTILINE))
+    assert env.wanted(SLUG, {**site, "env": {}, "secrets": {}}).keys() <= shown
+
+
+def test_secret_key_is_made_once_and_kept(env, site):
+    first, second = (env.wanted(SLUG, site)["DJANGO_SECRET_KEY"] for _ in range(2))
+    assert first != second
+    assert len(first) >= 50
+    assert env.wanted(SLUG, site, {"DJANGO_SECRET_KEY": first})["DJANGO_SECRET_KEY"] == first
+    assert env.wanted(SLUG, site, {"DJANGO_SECRET_KEY": ""})["DJANGO_SECRET_KEY"]
+
+
+def test_secret_key_of_the_pillar_wins(env, site):
+    site["secrets"] = {"DJANGO_SECRET_KEY": "from-the-pillar"}
+    assert env.wanted(SLUG, site, {"DJANGO_SECRET_KEY": "old"})["DJANGO_SECRET_KEY"] == "from-the-pillar"
+
+
+def test_nothing_overrides_what_the_tree_sets(env, site):
+    own = env.wanted(SLUG, {**site, "env": {}, "secrets": {}}, {"DJANGO_SECRET_KEY": "k"})
+    site["env"] = {name: "evil" for name in own if name != "DJANGO_SECRET_KEY"}
+    assert env.wanted(SLUG, site, {"DJANGO_SECRET_KEY": "k"}).items() >= own.items() - {("DJANGO_SECRET_KEY", "k")}
+
+
+def test_write_and_read(env):
+    assert env.read(SLUG) == {}
+    assert env.write(SLUG, VALUES) is True
+    assert env.read(SLUG) == VALUES
+    assert os.listdir(os.path.dirname(env.path(SLUG))) == [".env"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_mode_from_the_first_byte_on(env, monkeypatch, umask):
+    """Also where a file of another mode was left behind, and before anything is written."""
+    with open(env.path(SLUG) + ".new", "w") as left:
+        left.write("old " * 1000)
+    os.chmod(left.name, 0o644)
+    modes = []
+    dump = env.dump
+
+    def watched(values):
+        modes.append(stat.S_IMODE(os.stat(env.path(SLUG) + ".new").st_mode))
+        return dump(values)
+
+    monkeypatch.setattr(env, "dump", watched)
+    before = os.umask(umask)
+    try:
+        env.write(SLUG, {"A": "1"})
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+    assert stat.S_IMODE(os.stat(env.path(SLUG)).st_mode) == 0o600
+    assert env.read(SLUG) == {"A": "1"}
+
+
+def test_owner(env, monkeypatch):
+    owners = []
+    monkeypatch.setattr(os, "fchown", lambda descriptor, uid, gid: owners.append((uid, gid)))
+    env.__salt__.update({"file.user_to_uid": lambda user: 1234, "file.group_to_gid": lambda group: 5678})
+    env.write(SLUG, {"A": "1"})
+    assert owners == [(1234, 5678)]
+
+
+def test_a_write_that_fails_leaves_the_old_file(env):
+    env.write(SLUG, {"A": "1"})
+    env.__salt__["file.user_to_uid"] = lambda user: ""  # Salt's answer for a user that does not exist
+    with pytest.raises(CommandExecutionError, match=r"\.env on web1 cannot be written: .* Try: df -h "):
+        env.write(SLUG, {"A": "2"})
+    assert env.read(SLUG) == {"A": "1"}
+
+
+def test_no_folder(env):
+    with pytest.raises(CommandExecutionError, match=r"cannot be written: .*No such file"):
+        env.write("other", {"A": "1"})
+
+
+def test_what_cannot_be_read_is_one_sentence(env):
+    os.mkdir(env.path(SLUG))
+    with pytest.raises(CommandExecutionError, match=r"\.env on web1 cannot be read: Is a directory\. Try: ls -l "):
+        env.read(SLUG)
+
+
+def test_bytes_that_are_no_text(env):
+    with open(env.path(SLUG), "wb") as file:
+        file.write(b'A="\xff"\n')
+    with pytest.raises(CommandExecutionError, match="cannot be read: it is not UTF-8"):
+        env.read(SLUG)
+
+
+def test_facts(env):
+    assert env.facts(SLUG) == {}
+    env.write(SLUG, {})
+    env.__salt__.update({"file.get_mode": lambda path: "0600", "file.get_user": lambda path: f"sum-{SLUG}"})
+    assert env.facts(SLUG) == {"mode": "0600", "user": f"sum-{SLUG}"}
+
+
+def test_path(load):
+    assert load("_modules/site_env.py").path(SLUG) == f"/srv/sum/{SLUG}/.env"

@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli git:/usr/bin/git openssh-client:/usr/bin/ssh
+APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli git:/usr/bin/git curl:/usr/bin/curl openssl:/usr/bin/openssl \
+  openssh-client:/usr/bin/ssh gcc:/usr/bin/gcc python3-dev:/usr/bin/python3-config
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test-fast test-hosts test demo demo-info demo-down bench clean
+.PHONY: help setup lab lint test-fast test-hosts test demo demo-info demo-down bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ setup: .venv/.complete ## the controller: .venv with Salt and the test tools
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r constraints.txt
 	@mkdir -p .salt/cache/proc && touch $@
 
+lab: setup ## what this machine needs to boot throwaway hosts
+	@$(SUDO) $(BIN)/python -m lab setup
+
 lint: setup ## ruff, and the house rules that a program can check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/pytest -q tests/lint
@@ -29,12 +33,12 @@ lint: setup ## ruff, and the house rules that a program can check
 test-fast: setup ## all tests that need no host, about a minute
 	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
 
-test-hosts: setup ## the tests on real systemd hosts, as root
-	@$(SUDO) $(BIN)/pytest -q tests/hosts
+test-hosts: setup lab ## the tests on real systemd hosts, as root
+	@$(SUDO) $(BIN)/pytest -q -n 3 --dist loadfile tests/hosts
 
 test: lint test-fast test-hosts ## all tests
 
-demo: setup ## a bare host becomes a healthy HTTPS site; it stays up until demo-down
+demo: setup lab ## a bare host becomes a healthy HTTPS site; it stays up until demo-down
 	@$(SUDO) $(BIN)/python -m lab.demo up
 
 demo-info: ## how to reach the demo host, as JSON
@@ -43,7 +47,7 @@ demo-info: ## how to reach the demo host, as JSON
 demo-down: ## remove the demo host
 	@$(SUDO) $(BIN)/python -m lab.demo down
 
-bench: setup ## measurements as JSON lines: min, median, max of 3
+bench: setup lab ## measurements as JSON lines: min, median, max of 3
 	@$(SUDO) $(BIN)/python -m lab.bench
 
 clean: ## remove .venv and Salt's caches

@@ -59,7 +59,7 @@ def hosts(target="*"):
         salt-ssh web1 test.ping
     """
     if _transport() == "ssh":
-        roster = salt.roster.Roster(__opts__, __opts__.get("roster", "flat"))
+        roster = salt.roster.Roster(__opts__, "flat")
         return sorted(roster.targets(target, "glob")), sorted(roster.targets("*", "glob"))
     minions = salt.utils.minions.CkMinions(__opts__)
     return tuple(sorted(minions.check_minions(glob, "glob")["minions"]) for glob in (target, "*"))
@@ -134,7 +134,7 @@ def plan(action, request):
     if chosen:
         entries = None
         if _transport() == "ssh":
-            entries = salt.roster.Roster(__opts__, __opts__.get("roster", "flat")).targets("*", "glob")
+            entries = salt.roster.Roster(__opts__, "flat").targets("*", "glob")
         __salt__["progress.watch"](chosen, entries)
     return {
         "hosts": chosen,

@@ -114,6 +114,7 @@ class _Screen:
         self.hosts = hosts
         self.steps = {}
         self.lock = threading.Lock()
+        self.processes = []
 
     def show(self, line):
         try:
@@ -131,6 +132,11 @@ class _Screen:
             print(f"{time.strftime('%H:%M:%S')} {host} {site}: {step} {text}", file=sys.stderr, flush=True)
 
     def table(self):
+        if self.processes:
+            # The last lines are still under way when the orchestration's answer is here.
+            time.sleep(0.4)
+        for process in self.processes:
+            process.terminate()
         with self.lock:
             for (host, site), steps in sorted(self.steps.items()):
                 line = ", ".join(f"{step} {text}" for step, text in steps.items())
@@ -158,7 +164,7 @@ def _follow(ssh, slugs, screen):
         process = subprocess.Popen(
             [*ssh, command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        atexit.register(process.terminate)
+        screen.processes.append(process)
         for line in process.stdout:
             screen.show(line)
 

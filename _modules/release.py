@@ -26,6 +26,7 @@ KEEP = 5
 GOOD_ANSWERS = 3
 BAD_ANSWERS = 4
 PROVE_SECONDS = 60
+ANSWER_SECONDS = 5
 WORKER_SECONDS = 30
 # What a release, its environment and the journal may need before a deploy begins.
 FREE_BYTES = 300 * 1024 * 1024
@@ -400,10 +401,53 @@ def _clean(run):
     __salt__["release_units.stop"](
         run.slug, [release for release in __salt__["release_units.running"](run.slug) if release != live]
     )
-    for marker in glob.glob(f"{run.root}/releases/*/.unfinished"):
-        folder = os.path.dirname(marker)
-        if os.path.basename(folder) not in (live, _named(run.slug, "previous")):
+    for folder in glob.glob(f"{run.root}/releases/*/"):
+        release = os.path.basename(folder.rstrip("/"))
+        marker = f"{run.folder(release)}/.unfinished"
+        # Without a release.env it died while it was fetched, before or after the marker.
+        if release == live and os.path.exists(marker):
+            _adopt(run, marker)
+        elif release not in (live, _named(run.slug, "previous")) and (
+            os.path.exists(marker) or not os.path.exists(f"{run.folder(release)}/release.env")
+        ):
             shutil.rmtree(folder, ignore_errors=True)
+    belongs = {record.get("dump") for record in history(run.slug)}
+    for dump in _dumps(run, "*.dump*"):
+        if dump not in belongs:
+            os.unlink(dump)
+
+
+def _dumps(run, pattern):
+    """
+    The dumps that deploys made, oldest first; those of restores have their own keeper.
+    """
+    return sorted(
+        path
+        for path in glob.glob(f"{run.root}/backups/{pattern}")
+        if not os.path.basename(path).startswith("before-restore-")
+    )
+
+
+def _unfinished(run, record):
+    """
+    What a deploy that is killed leaves in its release's folder: enough to finish its record.
+    """
+    with open(f"{run.folder(record['release'])}/.unfinished", "w", encoding="utf-8") as stream:
+        json.dump(record, stream)
+
+
+def _adopt(run, marker):
+    """
+    A deploy that was killed after the switch: its release was proven and is live, only its record is missing.
+    """
+    try:
+        with open(marker, encoding="utf-8") as stream:
+            record = json.load(stream)
+    except ValueError:
+        record = {"release": _named(run.slug, "current"), "action": "deploy", "ref": "?", "sha": None, "who": "?",
+                  "when": f"{_now():%Y-%m-%dT%H:%M:%SZ}", "migrations": [], "dump": None}  # fmt: skip
+    _record(run.slug, {**record, "outcome": "live", "reason": "it was interrupted after the switch"})
+    os.unlink(marker)
 
 
 def _fetch(run, ref):
@@ -411,8 +455,6 @@ def _fetch(run, ref):
     release = f"{_now():%Y%m%dT%H%M%S}-{sha[:8]}"
     folder = run.folder(release)
     os.mkdir(folder, 0o755)
-    with open(f"{folder}/.unfinished", "w", encoding="utf-8"):
-        pass
     with open(os.open(f"{folder}/deploy.log", os.O_WRONLY | os.O_CREAT, 0o640), "w", encoding="utf-8"):
         pass
     uid = __salt__["file.user_to_uid"](f"sum-{run.slug}")
@@ -533,12 +575,13 @@ def _dump(run, release):
         )
     try:
         for argv, options in (
-            (["pg_dump", "--format=custom", f"sum-{run.slug}"], {"write": partial}),
+            (["pg_dump", "--format=custom", "--lock-wait-timeout=10s", f"sum-{run.slug}"], {"write": partial}),
             (["pg_restore", "--file=/dev/null"], {"read": partial}),
         ):
             done = __salt__["site_process.run"](run.slug, argv, "/", timeout=3600, **options)
             if done["retcode"]:
-                raise CommandExecutionError(f"{argv[0]} failed: {_reason(done['output'])}")
+                errors = [line for line in done["output"].splitlines() if "error:" in line]
+                raise CommandExecutionError(f"{argv[0]} failed: {_reason(errors[0] if errors else done['output'])}")
         os.rename(partial, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -573,7 +616,7 @@ def _prove(run, release):
     while time.time() < end and bad_answers < BAD_ANSWERS:
         asked = time.time()
         answer = __salt__["goldenpath.site_health"](
-            run.slug, run.site, socket=f"{run.folder(release)}/gunicorn.sock", timeout=10
+            run.slug, run.site, socket=f"{run.folder(release)}/gunicorn.sock", timeout=ANSWER_SECONDS
         )
         if answer["status"] in ("ok", "degraded"):
             good_answers += 1
@@ -582,8 +625,10 @@ def _prove(run, release):
         else:
             # It flaps, or was never well: a good answer before does not count any more.
             good_answers = 0
-            # Refused while it starts is one thing; no answer for ten seconds is another.
-            bad_answers += answer["status"] != "unreachable" or time.time() - asked > 9
+            # Refused while it starts is one thing; no answer at all, or a process that ends, is another.
+            bad_answers += answer["status"] != "unreachable" or time.time() - asked > ANSWER_SECONDS * 0.9
+            if __salt__["release_units.restarts"](run.slug, release) > 1:
+                break
         time.sleep(0.1)
     raise CommandExecutionError(
         f"The new release is not healthy: {answer['message']}. Try: journalctl -u {service}\n"
@@ -696,8 +741,10 @@ def _prune(run):
         release = os.path.basename(folder.rstrip("/"))
         if release not in keep:
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{run.root}/backups/{release}.dump")
+    # The newest dumps stay, and those of releases that are here.
+    for dump in _dumps(run, "*.dump")[:-KEEP]:
+        if os.path.basename(dump)[: -len(".dump")] not in keep:
+            os.unlink(dump)
     used = {os.path.realpath(link) for link in glob.glob(f"{run.root}/releases/*/venv")}
     for venv in glob.glob(f"{run.root}/venvs/*"):
         if os.path.realpath(venv) not in used:
@@ -749,12 +796,14 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
             with run.step("fetch"):
                 release, sha = _fetch(run, ref)
                 record.update(release=release, sha=sha)
+                _unfinished(run, record)
             with run.step("environment"):
                 record["environment"] = "reused" if _environment(run, release, ref, sha) else "built"
             with run.step("static"):
                 pending = _static(run, release)
             if pending:
                 _migrations(run, release, record)
+                _unfinished(run, record)
             _activate(run, release, sha, before)
         except Exception as exc:
             reason = str(exc) if isinstance(exc, CommandExecutionError) else f"{type(exc).__name__}: {exc}"

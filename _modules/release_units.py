@@ -152,7 +152,7 @@ def stop(slug, releases):
     """
     units = [unit for release in releases for unit in names(slug, release)]
     if units:
-        # The service first: its socket would start it again for the next connection.
+        # In one transaction: a socket that stayed would start its service again for the next connection.
         _systemctl("stop", *units)
         _systemctl("reset-failed", *units)
     return True
@@ -248,6 +248,28 @@ def main_pid(unit):
         salt-ssh web1 release_units.main_pid sum-acme-kitchens-celery.service
     """
     return int(_systemctl("show", "--property=MainPID", "--value", unit)["stdout"].strip() or 0)
+
+
+def restarts(slug, release):
+    """
+    How often systemd had to start the gunicorn instance of a release again: one that cannot import its
+    project ends at once, each time.
+
+    slug (str)
+        The site.
+    release (str)
+        The release's id.
+
+    Returns a number.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release_units.restarts acme-kitchens 20261123T221500-1a2b3c4d
+    """
+    shown = _systemctl("show", "--property=NRestarts", "--value", names(slug, release)[1])["stdout"].strip()
+    return int(shown) if shown.isdigit() else 0
 
 
 def memory(slug, release):

@@ -142,7 +142,7 @@ def _transport():
 def _hosts(target):
     """For each id that the target matches: its names or addresses, and the port of its sshd."""
     if _transport() == "ssh":
-        roster = salt.roster.Roster(__opts__, __opts__.get("roster", "flat")).targets(target, "glob")
+        roster = salt.roster.Roster(__opts__, "flat").targets(target, "glob")
         return {host: ([data.get("host") or host], int(data.get("port") or 22)) for host, data in roster.items()}
     ids = sorted(salt.utils.minions.CkMinions(__opts__).check_minions(target, "glob")["minions"])
     grains = {host: salt.utils.minions.get_minion_data(host, __opts__)[1] or {} for host in ids}

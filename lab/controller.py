@@ -50,6 +50,7 @@ class Controller:
             runner_dirs=[str(REPOSITORY / "_runners")],
             module_dirs=[str(REPOSITORY / "_modules")],
             pillar_dirs=[str(REPOSITORY / "_pillar")],
+            roster_dirs=[str(REPOSITORY / "_roster")],
             **options,
         )
         config["ssh_minion_opts"]["states_dirs"] = [str(REPOSITORY / "_states")]

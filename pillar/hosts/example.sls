@@ -28,7 +28,7 @@ sites:                          # `sites: {}` for a host without any
       beat: false               # true: run the scheduler as well; needs the worker
       concurrency: 2            # the worker's processes, 1 to 64
     directory: .                # where manage.py lies in the repository
-    requirements: requirements.txt                # from the root of the repository
+    requirements: requirements.txt                # beside manage.py, or else from the root of the repository
     packages: [libmagic1]       # what the site needs from the distribution; default: none
     health: /health/            # the path that answers how the site is
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network

@@ -35,7 +35,10 @@ PILLAR = {
 def folder():
     """A short path: the daemons' sockets are below it, and theirs may have 107 characters."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="gp-", dir="/tmp"))
-    yield path
+    with pytest.MonkeyPatch.context() as patch:
+        # What the daemons leave in the temporary folder goes with it.
+        patch.setenv("TMPDIR", str(path))
+        yield path
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -105,7 +105,7 @@ def test_a_site_that_is_not_provisioned(controller, redis_up):
 WRONG = {
     '{"target": "gone*"}': f"No host matches 'gone*'. Known: {MINION}. Try: salt-key --list-all",
     '{"site": "gone"}': f"No host that matches '*' has the site gone. Known: {SLUG}.",
-    '{"targt": "web1"}': "targt: deploy knows no such key. Try one of: ref, site, target, wait",
+    '{"targt": "web1"}': "targt: deploy knows no such key. Try one of: ",
 }
 
 

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from lab.demo import PILLAR
+
 from .conftest import ROOT, SLUG
 
 HEALTH = """
@@ -133,7 +135,9 @@ def test_a_migration_that_waits_on_a_locked_table_gives_up(healthy):
     live = healthy.live()
     holder = subprocess.Popen(
         healthy.host.enter_command(
-            f"runuser -u sum-{SLUG} -- psql -qc 'BEGIN; LOCK TABLE pages_note; SELECT pg_sleep(60)'"
+            # What a writer holds: the dump may read, the migration must wait.
+            f"runuser -u sum-{SLUG} -- "
+            "psql -qc 'BEGIN; LOCK TABLE pages_note IN ROW EXCLUSIVE MODE; SELECT pg_sleep(60)'"
         )
     )
     try:
@@ -192,6 +196,60 @@ def test_history_tells_every_deploy(healthy):
     assert (
         last["release"] == site["live"] and last["seconds"] > 0 and set(last["steps"]) >= {"fetch", "prove", "switch"}
     )
+
+
+def test_hosts_that_are_not_there(healthy):
+    done = healthy.controller.salt_ssh("web9", "state.apply")
+    assert done.returncode != 0 and "No host matches 'web9'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    roster = healthy.controller.config_dir / "roster"
+    before = roster.read_text()
+    entry = dict(healthy.controller.hosts[healthy.name], host="10.255.255.1")
+    try:
+        roster.write_text(json.dumps({**healthy.controller.hosts, "gone": entry}))
+        healthy.controller.pillar("gone", healthy.pillar)
+        done = healthy.controller.salt_ssh("gone", "state.apply", "--timeout=3")
+        assert done.returncode != 0 and "gone" in done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        status, output = healthy.deploy(target="gone")
+        assert status != 0 and "gone" in output
+    finally:
+        roster.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("pillar", "sentence"),
+    [
+        ("", "has no pillar"),
+        ({"color": "red", "redis": {}, "sites": {}}, "color"),
+        ({"redis": {"enabled": False}, "sites": {}}, "Redis is required"),
+        (
+            {
+                "redis": {},
+                "sites": {
+                    name: {
+                        **PILLAR["sites"][SLUG],
+                        "domains": [f"{name}.example"],
+                        "redis": {"cache": 0, "broker": broker},
+                    }
+                    for name, broker in (("one", 1), ("two", 2))
+                },
+            },
+            "sites:two:redis:cache",
+        ),
+    ],
+)
+def test_a_wrong_pillar_touches_nothing(healthy, pillar, sentence):
+    before = healthy.state()
+    healthy.controller.pillar(healthy.name, pillar)
+    try:
+        done = healthy.controller.salt_ssh(healthy.name, "state.apply")
+        status, output = healthy.deploy()
+    finally:
+        healthy.write_pillar()
+    for code, text in ((done.returncode, done.stdout + done.stderr), (status, output)):
+        assert code != 0 and sentence in text and "Traceback" not in text
+    assert healthy.state() == before
 
 
 def test_a_repository_that_cannot_be_read(healthy):

@@ -69,6 +69,7 @@ class Host:
             "release_units.names": lambda slug, release: (f"{release}.socket", f"{release}.service"),
             "release_units.running": lambda slug: sorted(self.up),
             "release_units.memory": lambda slug, release: 0,
+            "release_units.restarts": lambda slug, release: 0,
             "release_units.start": self.start,
             "release_units.stop": self.stop,
             "release_units.enable": lambda units: True,

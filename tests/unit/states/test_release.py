@@ -45,9 +45,10 @@ def test_deployed(world):
 
 def test_rolled_back(world):
     ret = world.state.rolled_back(SLUG, "x")
-    assert world.calls == [("rollback", SLUG, world.site, "x", "unknown", 0)]
+    # What it passes on may grow.
+    assert [call[:6] for call in world.calls] == [("rollback", SLUG, world.site, "x", "unknown", 0)]
     assert (ret["result"], ret["changes"]["release"]) == (True, {"old": "old", "new": "new"})
-    assert ret["comment"].endswith("the database has not moved since")
+    assert ret["comment"].splitlines()[0].endswith("the database has not moved since")
 
 
 def test_rolled_back_tells_how_far_the_database_has_moved(world):

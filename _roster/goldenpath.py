@@ -1,0 +1,33 @@
+"""
+The flat roster, which also says so when a target matches no host: salt-ssh itself would do nothing and exit 0.
+"""
+
+import salt.loader
+from salt.exceptions import SaltClientError
+
+
+def targets(tgt, tgt_type="glob", **kwargs):
+    """
+    The hosts of ``roster_file`` that a target matches.
+
+    tgt (str)
+        The target.
+    tgt_type (str)
+        How it is written: ``glob``, ``list``, …
+
+    Returns their roster entries by id. Raises ``SaltClientError`` with one sentence where there are none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh 'web*' test.ping
+    """
+    flat = salt.loader.roster(__opts__)["flat.targets"]
+    found = flat(tgt, tgt_type, **kwargs)
+    if not found:
+        known = ", ".join(sorted(flat("*", "glob"))) or "none"
+        raise SaltClientError(
+            f"No host matches {tgt!r}. Known: {known}. Try: name it in {__opts__.get('roster_file') or 'config/roster'}"
+        )
+    return found

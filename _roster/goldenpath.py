@@ -2,11 +2,11 @@
 The flat roster, which also says so when a target matches no host: salt-ssh itself would do nothing and exit 0.
 """
 
-import salt.loader
+import salt.roster
 from salt.exceptions import SaltClientError
 
 
-def targets(tgt, tgt_type="glob", **kwargs):
+def targets(tgt, tgt_type="glob"):
     """
     The hosts of ``roster_file`` that a target matches.
 
@@ -23,10 +23,10 @@ def targets(tgt, tgt_type="glob", **kwargs):
 
         salt-ssh 'web*' test.ping
     """
-    flat = salt.loader.roster(__opts__)["flat.targets"]
-    found = flat(tgt, tgt_type, **kwargs)
+    flat = salt.roster.Roster(__opts__, "flat")
+    found = flat.targets(tgt, tgt_type)
     if not found:
-        known = ", ".join(sorted(flat("*", "glob"))) or "none"
+        known = ", ".join(sorted(flat.targets("*", "glob"))) or "none"
         raise SaltClientError(
             f"No host matches {tgt!r}. Known: {known}. Try: name it in {__opts__.get('roster_file') or 'config/roster'}"
         )

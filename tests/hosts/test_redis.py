@@ -1,0 +1,166 @@
+"""Redis on a real host: every fault stops a deploy at the gate, drift is named and mended, and nothing gets lost."""
+
+import json
+import time
+
+import pytest
+
+from .conftest import ROOT, SLUG
+
+STRANGER = (
+    "import socket; s = socket.create_server(('127.0.0.1', 6379))\n"
+    "while True: c = s.accept()[0]; c.sendall(b'HTTP/1.1 400 Bad Request\\r\\n\\r\\n'); c.close()"
+)
+# name: (break it, heal it, what the gate says)
+FAULTS = {
+    "stopped": (
+        "systemctl stop redis-server",
+        "systemctl start redis-server",
+        "did not answer PONG: connection refused on 127.0.0.1:6379",
+    ),
+    "password": (
+        "redis-cli config set requirepass secret",
+        "redis-cli -a secret --no-auth-warning config set requirepass ''",
+        "NOAUTH",
+    ),
+    "save-fails": (
+        "chown root /var/lib/redis; redis-cli set a b; redis-cli bgsave; sleep 1",
+        "chown redis /var/lib/redis; redis-cli bgsave; sleep 1; redis-cli del a",
+        "MISCONF",
+    ),
+    "memory": (
+        "redis-cli config set maxmemory 4mb; redis-cli eval \"for i = 1, 4000 do redis.call('set', 'flood:' .. i, "
+        "string.rep('x', 1000), 'EX', 600) end\" 0",
+        "redis-cli eval \"for i = 1, 4000 do redis.call('del', 'flood:' .. i) end\" 0",
+        "% of its",
+    ),
+    "public": (
+        "redis-cli config set protected-mode no; redis-cli config set bind 0.0.0.0",
+        "redis-cli config set bind '127.0.0.1 -::1'; redis-cli config set protected-mode yes",
+        "and not on loopback alone",
+    ),
+    "hole": ("ufw allow 6000:7000/tcp", "ufw delete allow 6000:7000/tcp", "the firewall lets"),
+    "stranger": (
+        f'systemctl stop redis-server; systemd-run --quiet --unit=stranger python3 -c "{STRANGER}"; sleep 1',
+        "systemctl stop stranger; systemctl start redis-server",
+        "something that is not Redis",
+    ),
+    "hanging": ("pkill -STOP -x redis-server", "pkill -CONT -x redis-server", "no answer from"),
+    "disk-full": (
+        "systemctl stop redis-server; mkdir -p /mnt/kept; cp -a /var/lib/redis/. /mnt/kept; "
+        "mount -t tmpfs -o size=2m,uid=$(id -u redis),gid=$(id -g redis),mode=0750 none /var/lib/redis; "
+        "cp -a /mnt/kept/. /var/lib/redis; systemctl start redis-server; "
+        "redis-cli eval \"redis.call('set', 'huge', string.rep('x', 4000000), 'EX', 600)\" 0; sleep 2",
+        "systemctl stop redis-server; umount /var/lib/redis; systemctl start redis-server",
+        "MISCONF",
+    ),
+}
+DRIFT = {
+    "conffile": ("sed -i 's/^bind .*/bind 0.0.0.0/' /etc/redis/redis.conf", "redis-conffile"),
+    "policy": ("redis-cli config set maxmemory-policy allkeys-lru", "redis-settings"),
+    "bind": ("redis-cli config set bind 0.0.0.0", "redis-settings"),
+    "hole": ("ufw allow 6379", "firewall-enabled"),
+    "stopped": ("systemctl disable --now redis-server", "redis-service"),
+    "masked": ("systemctl mask --now redis-server", "redis-unmasked"),
+    "config": ("echo 'appendonly no' >> /etc/redis/goldenpath.conf", "redis-config"),
+}
+
+
+@pytest.fixture
+def healthy(trixie):
+    """The host with its Redis and site well, before and after."""
+    yield trixie
+    end = time.monotonic() + 60
+    while trixie.health() != (200, "ok") and time.monotonic() < end:
+        time.sleep(0.5)
+    assert trixie.health() == (200, "ok")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_stops_the_deploy_at_the_gate(healthy, name):
+    broken, healed, sentence = FAULTS[name]
+    before = healthy.state()
+    healthy.sh(broken, check=False)
+    try:
+        status, output = healthy.deploy()
+    finally:
+        healthy.sh(healed, check=False)
+    assert status != 0
+    assert sentence in output and f"Redis on {healthy.name}" in output and "Try: " in output
+    assert "Traceback" not in output and "fetch" not in output
+    assert healthy.state() == before
+    assert healthy.salt("goldenpath.redis_ready")[0] == 0
+
+
+@pytest.mark.parametrize("name", DRIFT)
+def test_drift_is_named_and_mended(healthy, name):
+    broken, state = DRIFT[name]
+    healthy.sh(broken)
+    dry = {key.partition("|")[0]: found for key, found in healthy.apply("test=True").items() if found[0] is not True}
+    assert state in dry, dry
+    # A stopped Redis fails its checks in a dry run as well: nobody started it.
+    states = healthy.apply()
+    assert {key: found for key, found in states.items() if found[0] is not True} == {}
+    assert {key: found for key, found in healthy.apply().items() if found[0] is not True or found[1]} == {}
+    assert healthy.sh("redis-cli ping") == "PONG"
+    assert healthy.sh("ss -Hltn 'sport = :6379' | awk '{print $4}' | sort") == "127.0.0.1:6379\n[::1]:6379"
+    assert healthy.salt("goldenpath.redis_ready")[0] == 0
+
+
+def _manage(world, words):
+    return world.sh(
+        f"cd {ROOT}/current/src && set -a && . {ROOT}/.env && . {ROOT}/current/release.env && set +a && "
+        f"setpriv --reuid=sum-{SLUG} --regid=sum-{SLUG} --init-groups {ROOT}/current/venv/bin/python manage.py {words}"
+    )
+
+
+def _queued(world):
+    return int(world.sh("redis-cli -n 1 llen celery"))
+
+
+def test_a_thousand_queued_tasks_survive(healthy):
+    healthy.sh(f"systemctl stop sum-{SLUG}-celery")
+    ran = json.loads(_manage(healthy, "task_counts"))["ran"]
+    _manage(healthy, "enqueue 1000")
+    assert _queued(healthy) == 1000
+    limit = healthy.sh("redis-cli config get maxmemory").splitlines()[1]
+    flood = (
+        "redis-cli config set maxmemory 24mb; "
+        'awk \'BEGIN { x = sprintf("%1000s", ""); gsub(/ /, "x", x); '
+        'for (i = 0; i < 60000; i++) print "SET flood:" i " " x " EX 60" }\' | redis-cli -n 0 >/dev/null; '
+        f"redis-cli config set maxmemory {limit}"
+    )
+    for what in (
+        lambda: _manage(healthy, "clearcache"),
+        lambda: healthy.sh(flood),
+        lambda: healthy.sh("systemctl restart redis-server"),
+        # The queue is a second old by now: appendfsync everysec has it on disk.
+        lambda: healthy.sh("sleep 1.5; pkill -KILL -x redis-server; sleep 2"),
+        healthy.host.reboot,
+        lambda: healthy.sh(
+            "DEBIAN_FRONTEND=noninteractive apt-get install -qq --reinstall redis-server redis-tools </dev/null"
+        ),
+    ):
+        healthy.sh(f"systemctl stop sum-{SLUG}-celery")
+        before = _queued(healthy)
+        what()
+        # A reboot starts the worker, which may have begun.
+        healthy.sh(f"systemctl stop sum-{SLUG}-celery")
+        done = json.loads(_manage(healthy, "task_counts"))["ran"] - ran
+        assert _queued(healthy) + done == 1000, (before, done)
+    healthy.sh(f"systemctl start sum-{SLUG}-celery")
+    end = time.monotonic() + 120
+    while time.monotonic() < end and json.loads(_manage(healthy, "task_counts"))["ran"] - ran < 1000:
+        time.sleep(1)
+    assert json.loads(_manage(healthy, "task_counts"))["ran"] - ran == 1000
+
+
+def test_a_stopped_worker_finishes_its_tasks(healthy):
+    ran = json.loads(_manage(healthy, "task_counts"))["ran"]
+    _manage(healthy, "enqueue 2 --seconds 6")
+    time.sleep(2)
+    began = time.monotonic()
+    healthy.sh(f"systemctl stop sum-{SLUG}-celery")
+    assert time.monotonic() - began < 60
+    assert json.loads(_manage(healthy, "task_counts"))["ran"] - ran == 2
+    healthy.sh(f"systemctl start sum-{SLUG}-celery")

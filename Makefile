@@ -42,9 +42,11 @@ demo: setup lab ## a bare host becomes a healthy HTTPS site; it stays up until d
 	@$(SUDO) $(BIN)/python -m lab.demo up
 
 demo-info: ## how to reach the demo host, as JSON
+	@test -x $(BIN)/python || { echo 'There is no demo host. Try: make demo'; exit 1; }
 	@$(SUDO) $(BIN)/python -m lab.demo info
 
 demo-down: ## remove the demo host
+	@test -x $(BIN)/python || { echo 'There is no demo host. Try: make demo'; exit 1; }
 	@$(SUDO) $(BIN)/python -m lab.demo down
 
 bench: setup lab ## measurements as JSON lines: min, median, max of 3

@@ -78,7 +78,7 @@ def up():
         controller = Controller(FOLDER / "controller", [host])
         controller.pillar(NAME, PILLAR)
         SiteRepository(FOLDER / "site").publish(host)
-        words = ["--state-output=changes", "--state-verbose=False"]
+        words = ["--state-output=terse", "--state-verbose=False"]
         _salt(f"salt-ssh {NAME} state.apply", lambda **o: controller.salt_ssh(NAME, "state.apply", *words, **o))
         _salt(
             "salt-run state.orchestrate deploy",

@@ -134,8 +134,15 @@ def plan(action, request):
     if chosen:
         entries = None
         if _transport() == "ssh":
-            entries = salt.roster.Roster(__opts__, "flat").targets("*", "glob")
-        __salt__["progress.watch"](chosen, entries)
+            roster = salt.roster.Roster(__opts__, "flat").targets("*", "glob")
+            entries = {host: roster[host] for host in chosen}
+            seconds = (__opts__.get("goldenpath") or {}).get("connect_timeout")
+            if seconds:
+                errors += [fault for _, fault in sorted(__salt__["progress.unreachable"](entries, seconds).items())]
+        if errors:
+            chosen = {}
+        else:
+            __salt__["progress.watch"](chosen, entries)
     return {
         "hosts": chosen,
         "errors": errors,

@@ -143,14 +143,59 @@ class _Screen:
                 print(f"{host} {site}: {line}", file=sys.stderr, flush=True)
 
 
-def _ssh(entry):
-    argv = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+def unreachable(roster, seconds):
+    """
+    On the controller: the hosts that ssh cannot enter. Asked at once; the connections stay open for what follows.
+
+    roster (dict)
+        Host ids and their roster entries; those with a password are not asked.
+    seconds (int)
+        How long a host may take to answer.
+
+    Returns a dictionary: of each such host a sentence.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run state.orchestrate deploy
+    """
+    faults = {}
+
+    def ask(host, entry):
+        try:
+            done = subprocess.run(
+                [*_ssh(entry, seconds), "true"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                timeout=seconds + 20, check=False,
+            )  # fmt: skip
+            lines, failed = done.stderr.strip().splitlines(), done.returncode == 255
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            lines, failed = [str(exc)], True
+        if failed:
+            reason = (lines or ["ssh gave no reason"])[-1].strip().rstrip(".")
+            faults[host] = f"{host} cannot be reached: {reason}. Try: salt-ssh {host} test.ping"
+
+    threads = [
+        threading.Thread(target=ask, args=item, daemon=True) for item in roster.items() if not item[1].get("passwd")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return faults
+
+
+def _ssh(entry, seconds=10):
+    argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}"]
     for option in entry.get("ssh_options") or ():
         argv += ["-o", option]
     if entry.get("port"):
         argv += ["-p", str(entry["port"])]
     if entry.get("priv") and entry["priv"] != "agent-forwarding":
         argv += ["-i", os.path.expanduser(entry["priv"])]
+    elif os.path.exists(own := os.path.join(__opts__.get("pki_dir", ""), "ssh", "salt-ssh.rsa")):
+        argv += ["-i", own]
     return [*argv, "--", f"{entry.get('user') or 'root'}@{entry['host']}"]
 
 

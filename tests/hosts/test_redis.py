@@ -47,9 +47,9 @@ FAULTS = {
     ),
     "hanging": ("pkill -STOP -x redis-server", "pkill -CONT -x redis-server", "no answer from"),
     "disk-full": (
-        "systemctl stop redis-server; mkdir -p /mnt/kept; cp -a /var/lib/redis/. /mnt/kept; "
+        "systemctl stop redis-server; mkdir -p /run/kept; cp -a /var/lib/redis/. /run/kept; "
         "mount -t tmpfs -o size=2m,uid=$(id -u redis),gid=$(id -g redis),mode=0750 none /var/lib/redis; "
-        "cp -a /mnt/kept/. /var/lib/redis; systemctl start redis-server; "
+        "cp -a /run/kept/. /var/lib/redis; systemctl start redis-server; "
         "redis-cli eval \"redis.call('set', 'huge', string.rep('x', 4000000), 'EX', 600)\" 0; sleep 2",
         "systemctl stop redis-server; umount /var/lib/redis; systemctl start redis-server",
         "Redis on",  # refuses writes, or does not start at all: either way it says so

@@ -46,6 +46,7 @@ STATUS = f"systemctl status {UNIT}"
 LOG = "tail -n 20 /var/log/redis/redis-server.log"
 _LONGEST_ANSWER = 1024 * 1024
 _LONGEST_BODY = 64 * 1024
+_SAMPLE = 2000  # keys of one database whose sizes stand for all of its plain values
 _SECRETS = ("requirepass", "masterauth", "tls-key-file-pass", "tls-client-key-file-pass")
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 
@@ -160,6 +161,7 @@ class _Redis:
             + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in (str(w).encode() for w in words))
             for words in commands
         )
+        self._received = 0
         with self._faults():
             self._socket.settimeout(self._left())
             self._socket.sendall(request)
@@ -301,7 +303,7 @@ def redis_answer(host="127.0.0.1", port=6379, timeout=2):
     return "PONG"
 
 
-def redis_ping(host="127.0.0.1", port=6379, timeout=2):
+def redis_ping(host="127.0.0.1", port=6379, timeout=2, ready=False):
     """
     Ask Redis for PONG. This is the first step of every deploy.
 
@@ -311,9 +313,11 @@ def redis_ping(host="127.0.0.1", port=6379, timeout=2):
         TCP port, 1 to 65535.
     timeout (float)
         Seconds for the whole exchange, up to 60.
+    ready (bool)
+        Right after it, ask all that ``redis_ready`` asks, as a deploy does.
 
-    Returns exactly ``PONG``. Otherwise one sentence with the host, the reason and the next command, and the
-    command exits non-zero. Raises nothing.
+    Returns exactly ``PONG``. Otherwise one sentence for each fault, with the host, the reason and the next
+    command, and the command exits non-zero. Raises nothing.
 
     CLI Example:
 
@@ -321,7 +325,10 @@ def redis_ping(host="127.0.0.1", port=6379, timeout=2):
 
         salt-ssh web1 goldenpath.redis_ping
     """
-    answer = redis_answer(host, port, timeout)
+    if ready:
+        answer = "\n".join(_failed(redis_checks(host, port, timeout))) or "PONG"
+    else:
+        answer = redis_answer(host, port, timeout)
     if answer != "PONG":
         __context__["retcode"] = 1
     return answer
@@ -380,16 +387,62 @@ def _number(values, name):
         raise _Fault(f"it does not tell its {name}", f"redis-cli config get {name}") from None
 
 
-def _memory(info, threshold):
+def _memory(redis, info, threshold):
     used, limit = _number(info, "used_memory"), _number(info, "maxmemory")
     if not limit:
         raise _Fault("it has no memory limit (maxmemory 0)", _apply_again())
-    if used * 100 >= limit * threshold:
+    if used * 100 < limit * threshold:
+        return f"uses {_megabytes(used)} of {_megabytes(limit)}"
+    # A warm cache fills it by design: what counts is what cannot make room.
+    stays = _unevictable(redis, info)
+    if stays * 100 >= limit * threshold:
         raise _Fault(
-            f"it uses {used * 100 // limit} % of its {_megabytes(limit)}, the limit for a deploy is {threshold:g} %",
-            f"raise redis:maxmemory in pillar/hosts/{_host_id()}.sls, then {_apply_again()}",
+            f"queues and other keys that never expire take {stays * 100 // limit} % of its {_megabytes(limit)}, "
+            f"the limit for a deploy is {threshold:g} %",
+            f"raise redis:maxmemory in pillar/hosts/{_host_id()}.sls, then {_apply_again()}; are workers running?",
         )
-    return f"uses {_megabytes(used)} of {_megabytes(limit)}"
+    return f"uses {_megabytes(used)} of {_megabytes(limit)}, all but {_megabytes(stays)} of it cache that makes room"
+
+
+def _unevictable(redis, info):
+    """
+    Bytes that ``volatile-lru`` cannot free: what Redis takes for itself, and keys without an expiry. Every queue
+    (kombu keeps them in lists, and what is under way in a hash) is counted, of plain values a sample.
+    """
+    total = _number(info, "used_memory_startup")
+    for name, told in info.items():
+        counts = dict(pair.split("=") for pair in told.split(",")) if re.fullmatch(r"db\d+", name) else {}
+        if counts.get("keys") == counts.get("expires"):
+            continue
+        _answers(redis, ("SELECT", name[2:]))
+        strings = int(counts["keys"])
+        for kind, most in (("list", strings), ("hash", strings), ("string", _SAMPLE)):
+            sizes, seen, cursor = 0, 0, "0"
+            while seen < most:
+                ((cursor, keys),) = _answers(redis, ("SCAN", cursor, "COUNT", _SAMPLE, "TYPE", kind))
+                seen += len(keys)
+                expiries = _answers(redis, *(("TTL", key) for key in keys))
+                lasting = [key for key, expiry in zip(keys, expiries, strict=True) if expiry == -1]
+                sizes += sum(size or 0 for size in _answers(redis, *(("MEMORY", "USAGE", key) for key in lasting)))
+                if cursor == "0":
+                    break
+            if kind != "string":
+                strings -= seen
+            elif cursor != "0":
+                sizes = sizes * strings // seen
+            total += sizes
+    return total
+
+
+def _answers(redis, *commands):
+    """
+    Replies of which none may be an error.
+    """
+    replies = redis.ask(*commands)
+    for reply in replies:
+        if isinstance(reply, _Refusal):
+            raise _refused(reply)
+    return replies
 
 
 def _policy(config):
@@ -424,10 +477,7 @@ def _databases(count, needed):
 def _probe(redis, count, used):
     number = _probe_database(count, used)
     key, value = f"goldenpath:probe:{secrets.token_hex(8)}", secrets.token_hex(8)
-    answers = redis.ask(("SELECT", number), ("SET", key, value, "EX", 10), ("GET", key), ("DEL", key))
-    for answer in answers:
-        if isinstance(answer, _Refusal):
-            raise _refused(answer)
+    answers = _answers(redis, ("SELECT", number), ("SET", key, value, "EX", 10), ("GET", key), ("DEL", key))
     if answers[2] != value:
         raise _Fault("a key that was just set could not be read back", "redis-cli info stats")
     return f"set and read in database {number}"
@@ -567,7 +617,7 @@ def redis_checks(host="127.0.0.1", port=6379, timeout=2, databases=None, thresho
     databases (int)
         How many databases the sites need. Left out, the highest that a site of this host uses, plus one.
     threshold (float)
-        Per cent of ``maxmemory`` from which on a deploy is refused.
+        Per cent of ``maxmemory``, taken by what cannot be evicted, from which on a deploy is refused.
 
     Returns a list of dictionaries: ``check``, ``ok`` (``None`` where it could not be asked) and ``message``,
     which for a failed check is one sentence with the next command. Raises nothing.
@@ -606,7 +656,7 @@ def redis_checks(host="127.0.0.1", port=6379, timeout=2, databases=None, thresho
             if isinstance(info, _Refusal):
                 raise _refused(info)
             info, config = _fields(info), _config_of(config)
-            check("memory", _memory, info, threshold)
+            check("memory", _memory, redis, info, threshold)
             check("policy", _policy, config)
             check("persistence", _persistence, info)
             check("databases", lambda: _databases(_number(config, "databases"), databases))
@@ -633,6 +683,10 @@ def redis_checks(host="127.0.0.1", port=6379, timeout=2, databases=None, thresho
     ]
 
 
+def _failed(checks):
+    return [each["message"] for each in checks if each["ok"] is False]
+
+
 def redis_ready(host="127.0.0.1", port=6379, timeout=2, databases=None, threshold=90):
     """
     Tell whether Redis on this host can carry sites: a table with every check, for a person.
@@ -646,7 +700,7 @@ def redis_ready(host="127.0.0.1", port=6379, timeout=2, databases=None, threshol
     databases (int)
         How many databases the sites need; left out, as many as the sites of this host use.
     threshold (float)
-        Per cent of ``maxmemory`` from which on a deploy is refused.
+        Per cent of ``maxmemory``, taken by what cannot be evicted, from which on a deploy is refused.
 
     Returns the table; when any check fails the command exits non-zero. Raises nothing.
 
@@ -657,7 +711,7 @@ def redis_ready(host="127.0.0.1", port=6379, timeout=2, databases=None, threshol
         salt-ssh web1 goldenpath.redis_ready
     """
     checks = redis_checks(host, port, timeout, databases, threshold)
-    failed = [each for each in checks if each["ok"] is False]
+    failed = _failed(checks)
     if failed:
         __context__["retcode"] = 1
     words = {True: "ok", False: "FAIL", None: "-"}

@@ -63,7 +63,7 @@ def redis_ready(name, host="127.0.0.1", port=6379, timeout=2, databases=None, th
     databases (int)
         How many databases the sites need; left out, as many as the sites of this host use.
     threshold (float)
-        Per cent of ``maxmemory`` from which on the check fails.
+        Per cent of ``maxmemory``, taken by what cannot be evicted, from which on the check fails.
 
     .. code-block:: yaml
 

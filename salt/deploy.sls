@@ -9,10 +9,11 @@ deploy-refused:
     - comment: {{ plan.errors | join("\n") | tojson }}
 {%- else %}
 
-# Without PONG from every host nothing is touched on any.
+# Without PONG from every host, and a Redis on each that can carry its sites, nothing is touched on any.
 deploy-redis-ping:
   salt.function:
     - name: goldenpath.redis_ping
+    - kwarg: {ready: True}
     - tgt: {{ plan.hosts | list | tojson }}
     - tgt_type: list
     - ssh: {{ plan.ssh | tojson }}

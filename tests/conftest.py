@@ -3,13 +3,27 @@
 import copy
 import functools
 import importlib.util
+import os
 import pathlib
+import shutil
+import tempfile
 
 import pytest
 import salt._logging
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config):
+    """redis-server for the tests: redis-tools has the program, under the name of one of its checks."""
+    if not shutil.which("redis-server") and (program := shutil.which("redis-check-rdb")):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="gp-bin-"))
+        config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+        folder.chmod(0o755)  # tests start it as the user redis, too
+        (folder / "redis-server").symlink_to(os.path.realpath(program))
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+
 
 # Salt would keep what it logs here, and print it when Python ends and the output is closed.
 salt._logging.shutdown_temp_handler()

@@ -72,13 +72,14 @@ redis-service:
     - enable: True
     - require:
         - service: redis-unmasked
+        - file: redis-config
         - goldenpath: redis-append-only
         - sysctl: redis-memory-overcommit
     - watch:
-        - file: redis-config
         - file: redis-unit
 
-# What somebody changed by CONFIG SET is set back without a restart.
+# What the file says and the server does not do yet, or does not do any more: by CONFIG SET, and by a restart
+# only for what Redis does not change while it runs.
 redis-settings:
   goldenpath.redis_settings:
     - name: redis

@@ -48,14 +48,10 @@ def salt_factories_config(folder):
 
 
 class Redis:
-    """redis-server on a port of its own; the package redis-tools has the program under another name."""
+    """redis-server on a port of its own."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.program = shutil.which("redis-server")
-        if not self.program:
-            self.program = str(folder / "redis-server")
-            (folder / "redis-server").symlink_to(shutil.which("redis-check-rdb"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -64,7 +60,7 @@ class Redis:
     def start(self):
         self.process = subprocess.Popen(
             [
-                self.program,
+                "redis-server",
                 "--port",
                 str(self.port),
                 "--bind",

@@ -75,20 +75,29 @@ def test_pong(controller, redis_up):
     assert (status, json.loads(told)) == (0, {MINION: "PONG"})
 
 
-def test_deploy_passes_step_one(controller, redis_up):
-    """It goes on to the host, and there stops at what this machine's Redis lacks."""
+def _told_by_a_bare_redis(comment):
+    faults = comment.splitlines()
+    assert f"Redis on {MINION}: it has no memory limit (maxmemory 0). Try: salt {MINION} state.apply redis" in faults
+    assert all(re.match(rf"Redis on {re.escape(MINION)}: .*\. Try: ", fault) for fault in faults)
+
+
+def test_a_redis_that_cannot_carry_sites_stops_step_one(controller, redis_up):
+    """PONG is not enough: step one tells all that this machine's Redis lacks."""
     status, told = controller.orchestrate("--out=json")
     assert status == 1
     found = steps(told)
-    assert found["deploy-redis-ping"]["result"] is True
-    assert found["deploy-release"].get("__state_ran__", True)
-    states = {state["__id__"]: state for state in found["deploy-release"]["changes"]["ret"][MINION].values()}
+    assert found["deploy-redis-ping"]["result"] is False
+    _told_by_a_bare_redis(found["deploy-redis-ping"]["changes"]["ret"][MINION])
+    assert (found["deploy-release"]["result"], found["deploy-release"]["__state_ran__"]) == (False, False)
+
+
+def test_the_host_asks_for_more_than_pong_itself(controller, redis_up):
+    status, told = controller.salt("state.apply", "release", "--out=json")
+    assert status != 0
+    states = {state["__id__"]: state for state in json.loads(told)[MINION].values()}
     assert states["release-redis-ping"]["comment"] == "PONG"
-    ready = states["release-redis-ready"]
-    assert ready["result"] is False
-    faults = ready["comment"].splitlines()
-    assert f"Redis on {MINION}: it has no memory limit (maxmemory 0). Try: salt {MINION} state.apply redis" in faults
-    assert all(re.match(rf"Redis on {re.escape(MINION)}: .*\. Try: ", fault) for fault in faults)
+    assert states["release-redis-ready"]["result"] is False
+    _told_by_a_bare_redis(states["release-redis-ready"]["comment"])
     assert f"release-{SLUG}" not in states or not states[f"release-{SLUG}"]["__state_ran__"]
 
 

@@ -25,6 +25,7 @@ class World:
         self.controller = Controller(folder / "controller", [self.host])
         self.repository = SiteRepository(folder / "site")
         self.pillar = yaml.safe_load(yaml.safe_dump(PILLAR))
+        self.pillar["redis"]["maxmemory"] = "64mb"  # a test fills it
         self.write_pillar()
 
     def write_pillar(self, **changes):

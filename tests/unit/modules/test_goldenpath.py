@@ -459,6 +459,9 @@ def test_full_memory(minion, redis):
     assert verdicts(checks)["memory"] is False
 
 
+FLOOD = "for i = 1, 6000 do redis.call('set', 'k' .. i, string.rep('x', 1000){}) end"
+
+
 def test_memory_threshold(minion, redis):
     used = int(redis.info("used_memory"))
     redis.cli("config", "set", "maxmemory", str(used * 2))
@@ -466,6 +469,33 @@ def test_memory_threshold(minion, redis):
     checks = minion.redis_checks(port=redis.port, threshold=25)
     assert "the limit for a deploy is 25 %" in message(checks, "memory")
     assert "raise redis:maxmemory in pillar/hosts/web1.sls" in message(checks, "memory")
+
+
+def test_a_warm_cache_is_no_fault(minion, redis):
+    """What expires makes room when it is needed, whatever else is there."""
+    redis.cli("config", "set", "maxmemory", "6mb")
+    redis.cli("-n", "1", "rpush", "celery", "a task")
+    redis.cli("eval", FLOOD.format(", 'EX', 600"), "0")
+    assert int(redis.info("used_memory")) > 0.9 * 6 * 1024**2
+    checks = minion.redis_checks(port=redis.port)
+    assert "cache that makes room" in message(checks, "memory") and verdicts(checks)["probe"] is True
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        FLOOD.format(""),
+        "for i = 1, 6000 do redis.call('rpush', 'celery', string.rep('x', 1000)) end",
+        "for i = 1, 6000 do redis.call('hset', 'unacked', i, string.rep('x', 1000)) end",
+    ],
+)
+def test_what_never_expires_is_a_fault(minion, redis, fill):
+    redis.cli("-n", "1", "eval", fill, "0")
+    redis.cli("eval", "for i = 1, 3000 do redis.call('set', 'c' .. i, 'x', 'EX', 600) end", "0")
+    redis.cli("config", "set", "maxmemory", str(int(redis.info("used_memory")) * 100 // 95))
+    checks = minion.redis_checks(port=redis.port, threshold=80)
+    assert "queues and other keys that never expire take" in message(checks, "memory")
+    assert verdicts(checks)["probe"] is True
 
 
 @pytest.mark.parametrize("arguments", [{"threshold": 0}, {"threshold": "much"}, {"databases": "all"}])

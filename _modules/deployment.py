@@ -131,6 +131,13 @@ def plan(action, request):
                     f"No host that matches {target!r} has {'the site ' + site if site else 'a site'}. "
                     f"Known: {', '.join(there) or 'none'}. Try: name it under `sites:` in pillar/hosts"
                 )
+            elif action == "rollback" and sum(map(len, chosen.values())) > 1:
+                there = "; ".join(f"{host}: {', '.join(slugs)}" for host, slugs in sorted(chosen.items()))
+                errors.append(
+                    f"A rollback is for one site, and this one would be for {there}. "
+                    "Try: name it by `target` and `site`"
+                )
+                chosen = {}
     if chosen:
         entries = None
         if _transport() == "ssh":

@@ -399,7 +399,8 @@ def _memory(redis, info, threshold):
         raise _Fault(
             f"queues and other keys that never expire take {stays * 100 // limit} % of its {_megabytes(limit)}, "
             f"the limit for a deploy is {threshold:g} %",
-            f"raise redis:maxmemory in pillar/hosts/{_host_id()}.sls, then {_apply_again()}; are workers running?",
+            f"raise redis:maxmemory in pillar/hosts/{_host_id().replace('.', '_')}.sls, then {_apply_again()}; "
+            "are workers running?",
         )
     return f"uses {_megabytes(used)} of {_megabytes(limit)}, all but {_megabytes(stays)} of it cache that makes room"
 
@@ -521,12 +522,29 @@ def _drift(config):
     return {name: (config[name], value) for name, value in wanted.items() if name in config and config[name] != value}
 
 
-def _settings(config):
-    drift = _drift(config)
+def _settings(config, info):
+    drift = {**_drift(config), **_role(info)}
+    # What a check of its own tells is one cause, and one sentence.
+    for name, fault in (
+        ("maxmemory-policy", True),
+        ("appendonly", True),
+        ("maxmemory", config.get("maxmemory") == "0"),
+    ):
+        if fault:
+            drift.pop(name, None)
     if drift:
         told = [f"{name} is {_told(name, live)} and not {_told(name, file)}" for name, (live, file) in drift.items()]
         raise _Fault(f"it does not run as its file says: {'; '.join(told)}", _apply_again())
     return f"as {CONFIG} says"
+
+
+def _role(info):
+    """
+    A replica of somebody else's Redis takes no writes, and drops what it holds.
+    """
+    if info.get("role", "master") == "master":
+        return {}
+    return {"replicaof": (f"{info.get('master_host')} {info.get('master_port')}", "no one")}
 
 
 def _config_of(reply):
@@ -660,7 +678,7 @@ def redis_checks(host="127.0.0.1", port=6379, timeout=2, databases=None, thresho
             check("policy", _policy, config)
             check("persistence", _persistence, info)
             check("databases", lambda: _databases(_number(config, "databases"), databases))
-            check("settings", _settings, config)
+            check("settings", _settings, config, info)
             check("probe", lambda: _probe(redis, _number(config, "databases"), used))
     except _Fault as fault:
         # The first question that got no answer carries the reason.
@@ -762,12 +780,13 @@ def _ask_drift(redis):
     """
     The differences, and the reason why they cannot be asked for, of which only a restart frees.
     """
-    (reply,) = redis.ask(("CONFIG", "GET", "*"))
+    reply, info = redis.ask(("CONFIG", "GET", "*"), ("INFO", "replication"))
     if isinstance(reply, _Refusal):
         word = reply.split(" ")[0]
         if word in ("NOAUTH", "NOPERM") or "unknown command" in reply:
             return {}, word if word != "ERR" else "CONFIG is hidden"
-    return _drift(_config_of(reply)), ""
+    role = {} if isinstance(info, _Refusal) else _role(_fields(info))
+    return {**_drift(_config_of(reply)), **role}, ""
 
 
 def redis_mend(host="127.0.0.1", port=6379, timeout=5):
@@ -797,7 +816,8 @@ def redis_mend(host="127.0.0.1", port=6379, timeout=5):
         if changes and not stuck:
             with _Redis(host, port, timeout) as redis:
                 for name, (_, value) in _ask_drift(redis)[0].items():
-                    (reply,) = redis.ask(("CONFIG", "SET", name, value))
+                    command = ("REPLICAOF", "NO", "ONE") if name == "replicaof" else ("CONFIG", "SET", name, value)
+                    (reply,) = redis.ask(command)
                     if isinstance(reply, _Refusal):
                         stuck.append(name)
         if "appendonly" in changes:
@@ -898,7 +918,8 @@ def _package():
         python_shell=False, ignore_retcode=True,
     )  # fmt: skip
     lines = result["stdout"].splitlines()
-    if result["retcode"] or len(lines) < 2 or not lines[0].startswith("ii"):
+    # The second letter is what is: a package on hold is "hi".
+    if result["retcode"] or len(lines) < 2 or lines[0][1:2] != "i":
         return None, None
     digests = [line.split()[1] for line in lines[2:] if line.split()[:1] == [DISTRIBUTION_CONFIG]]
     return lines[1], (digests or [None])[0]

@@ -28,6 +28,8 @@ BAD_ANSWERS = 4
 PROVE_SECONDS = 60
 ANSWER_SECONDS = 5
 WORKER_SECONDS = 30
+# How long state.apply waits for a deploy that is under way.
+SETTLE_WAIT = 60
 # What a release, its environment and the journal may need before a deploy begins.
 FREE_BYTES = 300 * 1024 * 1024
 
@@ -132,73 +134,6 @@ def _named(slug, link):
         return None
 
 
-def history(slug, limit=0):
-    """
-    Every deploy and rollback of a site, oldest first.
-
-    slug (str)
-        The site.
-    limit (int)
-        Only the last so many; 0 for all.
-
-    Returns a list of dictionaries: ``release``, ``action``, ``ref``, ``sha``, ``who``, ``when`` (UTC),
-    ``seconds``, ``steps`` (seconds of each), ``migrations``, ``dump``, ``outcome`` (``live``, ``failed`` or
-    ``bad``) and ``reason``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 release.history acme-kitchens
-    """
-    records = []
-    with contextlib.suppress(FileNotFoundError), open(f"{root(slug)}/releases.jsonl", encoding="utf-8") as lines:
-        for line in lines:
-            # A power cut can leave half a last line: it is the only thing lost.
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
-    return records[-limit:] if limit else records
-
-
-def _record(slug, record):
-    with open(f"{root(slug)}/releases.jsonl", "a+b") as stream:
-        os.fchmod(stream.fileno(), 0o644)
-        if stream.tell():
-            stream.seek(-1, os.SEEK_END)
-            if stream.read(1) != b"\n":
-                stream.write(b"\n")
-        stream.write(json.dumps(record).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def good(slug):
-    """
-    The releases that went live, were not marked bad since, and are still on the host.
-
-    slug (str)
-        The site.
-
-    Returns release ids, oldest first.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 release.good acme-kitchens
-    """
-    outcome = {}
-    for record in history(slug):
-        if record["outcome"] in ("live", "bad"):
-            outcome.pop(record["release"], None)
-            outcome[record["release"]] = record["outcome"]
-    return [
-        release
-        for release, last in outcome.items()
-        if last == "live" and os.path.isdir(f"{root(slug)}/releases/{release}")
-    ]
-
-
 def report(limit=10):
     """
     What is live on this host, and how it came to be.
@@ -217,7 +152,11 @@ def report(limit=10):
     """
     slugs = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(root("*") + "/.env"))
     return {
-        slug: {"live": _named(slug, "current"), "good": good(slug), "history": history(slug, int(limit))}
+        slug: {
+            "live": _named(slug, "current"),
+            "good": __salt__["release_history.good"](slug),
+            "history": __salt__["release_history.read"](slug, int(limit)),
+        }
         for slug in slugs
     }
 
@@ -274,6 +213,8 @@ class _Run:
         self.step_name = "start"
         self.tell = lambda step: None
         self.notes = []
+        # The migrations from before ours; None until ours begin.
+        self.had = None
 
     def folder(self, release):
         return f"{self.root}/releases/{release}"
@@ -395,8 +336,12 @@ def _memory_faults(run):
 
 def _clean(run):
     """
-    What a deploy that was killed left behind: instances that are not live, releases that never were.
+    What a deploy or rollback that was killed left behind: a database half exchanged, instances that are not
+    live, releases that never were.
     """
+    healed = __salt__["backup.heal"](run.slug)
+    if healed:
+        run.notes.append(healed)
     live = _named(run.slug, "current")
     __salt__["release_units.stop"](
         run.slug, [release for release in __salt__["release_units.running"](run.slug) if release != live]
@@ -404,14 +349,16 @@ def _clean(run):
     for folder in glob.glob(f"{run.root}/releases/*/"):
         release = os.path.basename(folder.rstrip("/"))
         marker = f"{run.folder(release)}/.unfinished"
-        # Without a release.env it died while it was fetched, before or after the marker.
-        if release == live and os.path.exists(marker):
-            _adopt(run, marker)
-        elif release not in (live, _named(run.slug, "previous")) and (
-            os.path.exists(marker) or not os.path.exists(f"{run.folder(release)}/release.env")
-        ):
+        if os.path.exists(marker) and release not in (live, _named(run.slug, "previous")):
+            _finish(run, release, marker, "failed", "it was killed")
             shutil.rmtree(folder, ignore_errors=True)
-    belongs = {record.get("dump") for record in history(run.slug)}
+        elif os.path.exists(marker) and release == live:
+            # Proven and switched to; only its record is missing.
+            _finish(run, release, marker, "live", "it was interrupted after the switch")
+        elif release != live and not os.path.exists(f"{run.folder(release)}/release.env"):
+            # Killed while it was fetched, before the marker.
+            shutil.rmtree(folder, ignore_errors=True)
+    belongs = {record.get("dump") for record in __salt__["release_history.read"](run.slug)}
     for dump in _dumps(run, "*.dump*"):
         if dump not in belongs:
             os.unlink(dump)
@@ -432,21 +379,29 @@ def _unfinished(run, record):
     """
     What a deploy that is killed leaves in its release's folder: enough to finish its record.
     """
-    with open(f"{run.folder(record['release'])}/.unfinished", "w", encoding="utf-8") as stream:
-        json.dump(record, stream)
+    path = f"{run.folder(record['release'])}/.unfinished"
+    with open(path + ".new", "w", encoding="utf-8") as stream:
+        json.dump({**record, "had": run.had}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.rename(path + ".new", path)
 
 
-def _adopt(run, marker):
+def _finish(run, release, marker, outcome, reason):
     """
-    A deploy that was killed after the switch: its release was proven and is live, only its record is missing.
+    Write the record that a killed deploy could not write: its dump and what it did to the database count.
     """
     try:
         with open(marker, encoding="utf-8") as stream:
             record = json.load(stream)
     except ValueError:
-        record = {"release": _named(run.slug, "current"), "action": "deploy", "ref": "?", "sha": None, "who": "?",
+        record = {"release": release, "action": "deploy", "ref": "?", "sha": None, "who": "?",
                   "when": f"{_now():%Y-%m-%dT%H:%M:%SZ}", "migrations": [], "dump": None}  # fmt: skip
-    _record(run.slug, {**record, "outcome": "live", "reason": "it was interrupted after the switch"})
+    had = record.pop("had", None)
+    if had is not None:
+        record.update(migrating=True, migrations=[name for name in run.migrations() if name not in had])
+    if not any(each["release"] == release for each in __salt__["release_history.read"](run.slug)):
+        __salt__["release_history.add"](run.slug, {**record, "outcome": outcome, "reason": reason})
     os.unlink(marker)
 
 
@@ -606,7 +561,13 @@ def _migrate(run, release):
         time.sleep(2)
 
 
-def _prove(run, release):
+def _ask(run, release):
+    return __salt__["goldenpath.site_health"](
+        run.slug, run.site, socket=f"{run.folder(release)}/gunicorn.sock", timeout=ANSWER_SECONDS
+    )
+
+
+def _prove(run, release, which="The new release"):
     """
     Several good answers in a row from the instance's own socket, as a visitor would ask.
     """
@@ -615,9 +576,7 @@ def _prove(run, release):
     good_answers = bad_answers = 0
     while time.time() < end and bad_answers < BAD_ANSWERS:
         asked = time.time()
-        answer = __salt__["goldenpath.site_health"](
-            run.slug, run.site, socket=f"{run.folder(release)}/gunicorn.sock", timeout=ANSWER_SECONDS
-        )
+        answer = _ask(run, release)
         if answer["status"] in ("ok", "degraded"):
             good_answers += 1
             if good_answers == GOOD_ANSWERS:
@@ -631,7 +590,7 @@ def _prove(run, release):
                 break
         time.sleep(0.1)
     raise CommandExecutionError(
-        f"The new release is not healthy: {answer['message']}. Try: journalctl -u {service}\n"
+        f"{which} is not healthy: {answer['message']}. Try: journalctl -u {service}\n"
         + run.masked(__salt__["release_units.journal"](service, run.began))
     )
 
@@ -688,63 +647,81 @@ def _switch_back(run, before, release):
     """
     Pointing at the old instance again is all that visitors need.
     """
+    background = __salt__["release_units.background"](run.slug, run.site["celery"])
     if before is None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{run.root}/current")
+        __salt__["release_units.disable"](background)
         __salt__["release_units.stop"](run.slug, [release])
         maintenance(run.slug, True, "deploy")
         return "There is no older release to go back to: visitors see the maintenance page"
     # Where it was drained already it is started first; where it still runs this does nothing.
     with contextlib.suppress(CommandExecutionError):
         __salt__["release_units.start"](run.slug, before)
+    # Pages of the release that is left may still be open: its static files stay until the next deploy.
+    _link(f"releases/{release}", f"{run.root}/previous")
     _link(f"releases/{before}", f"{run.root}/current")
     with contextlib.suppress(CommandExecutionError):
         since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
         __salt__["release_units.await_background"](run.slug, run.site["celery"], since)
+    end = time.time() + ANSWER_SECONDS
+    while (answer := _ask(run, before))["status"] == "unreachable" and time.time() < end:
+        time.sleep(0.2)
+    if answer["status"] == "unreachable":
+        maintenance(run.slug, True, "deploy")
+        return f"Release {before} does not come back ({answer['message']}): visitors see the maintenance page"
     return f"Release {before} serves again"
 
 
-def _activate(run, release, sha, before):
+def _activate(run, release, sha, before, switched=lambda: None):
     """
-    From a built release to the only one that serves.
+    From a built release to the only one that serves. ``switched`` is called right after the switch.
     """
     with run.step("start"):
+        # What starts the live release at boot: it finds the release through `current`.
+        __salt__["release_units.enable"]([f"sum-{run.slug}-gunicorn.service"])
         __salt__["release_units.start"](run.slug, release)
     with run.step("prove"):
         _prove(run, release)
     with run.step("switch"):
+        # A power cut must not leave a live release of empty files.
+        os.sync()
         _switch(run, release)
+        switched()
     with run.step("front door"):
         _front(run, sha)
-    # The old worker finishes its tasks while the old gunicorn finishes its requests.
-    with run.step("drain"):
-        since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
-        # What starts the live release at boot: it finds the release through `current`.
-        __salt__["release_units.enable"]([f"sum-{run.slug}-gunicorn.service"])
-        __salt__["service.start"](f"sum-{run.slug}-gunicorn")
-        __salt__["release_units.stop"](
-            run.slug, [other for other in __salt__["release_units.running"](run.slug) if other != release]
-        )
     with run.step("celery"):
+        since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
+        __salt__["service.start"](f"sum-{run.slug}-gunicorn")
         __salt__["release_units.await_background"](run.slug, run.site["celery"], since)
         if run.site["celery"]["worker"]:
             _prove_worker(run, release, since)
+        __salt__["release_units.steady_background"](run.slug, run.site["celery"], since)
+    # Last: until here going back is one rename.
+    with run.step("drain"):
+        __salt__["release_units.stop"](
+            run.slug, [other for other in __salt__["release_units.running"](run.slug) if other != release]
+        )
 
 
 def _prune(run):
     """
-    Keep the newest good releases, current and previous; dumps go with the release they belong to.
+    Keep the newest good releases, current and previous, the dumps that lead back to them, the newest dumps, and
+    the releases that these belong to.
     """
-    keep = {*good(run.slug)[-KEEP:], _named(run.slug, "current"), _named(run.slug, "previous")}
+    good = __salt__["release_history.good"](run.slug)
+    keep = {*good[-KEEP:], _named(run.slug, "current"), _named(run.slug, "previous")}
     keep |= set(__salt__["release_units.running"](run.slug))
+    dumps = set(_dumps(run, "*.dump")[-KEEP:])
+    dumps |= {__salt__["release_history.dump_before"](run.slug, release)[1] for release in keep & set(good)}
+    for dump in _dumps(run, "*.dump"):
+        if dump not in dumps:
+            os.unlink(dump)
+    keep |= {release for release in good if f"{run.root}/backups/{release}.dump" in dumps}
     for folder in glob.glob(f"{run.root}/releases/*/"):
         release = os.path.basename(folder.rstrip("/"))
         if release not in keep:
             shutil.rmtree(folder, ignore_errors=True)
-    # The newest dumps stay, and those of releases that are here.
-    for dump in _dumps(run, "*.dump")[:-KEEP]:
-        if os.path.basename(dump)[: -len(".dump")] not in keep:
-            os.unlink(dump)
     used = {os.path.realpath(link) for link in glob.glob(f"{run.root}/releases/*/venv")}
     for venv in glob.glob(f"{run.root}/venvs/*"):
         if os.path.realpath(venv) not in used:
@@ -803,19 +780,17 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
                 pending = _static(run, release)
             if pending:
                 _migrations(run, release, record)
-                _unfinished(run, record)
             _activate(run, release, sha, before)
         except Exception as exc:
             reason = str(exc) if isinstance(exc, CommandExecutionError) else f"{type(exc).__name__}: {exc}"
             if not isinstance(exc, CommandExecutionError):
                 log.debug("deploy of %s failed", slug, exc_info=True)
             raise _failed(run, record, release, before, reason) from exc
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{run.folder(release)}/.unfinished")
         if maintenance(slug) == "deploy":
             maintenance(slug, False)
         record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)
-        _record(slug, record)
+        __salt__["release_history.add"](slug, record)
+        os.unlink(f"{run.folder(release)}/.unfinished")
         with run.step("prune"):
             _prune(run)
     return {**record, "steps": run.steps, "notes": run.notes, "before": before}
@@ -829,12 +804,27 @@ def _migrations(run, release, record):
     if had:
         with run.step("dump"):
             record["dump"] = _dump(run, release)
+    run.had = had
+    record["migrating"] = True
+    _unfinished(run, record)
     try:
         with run.step("migrate"):
             _migrate(run, release)
     finally:
         with contextlib.suppress(CommandExecutionError):
             record["migrations"] = [name for name in run.migrations() if name not in had]
+
+
+def _moved(record):
+    """
+    What a failed deploy did to the database, as the end of a sentence. A migration that is not atomic, or that
+    nobody can ask about, may have done half of its work: the dump stays all the same.
+    """
+    if not record.get("migrating"):
+        return ""
+    done = len(record["migrations"])
+    what = f"{done} migrations stay in the database" if done else "no migration was finished"
+    return f"; {what}, the dump from before is {record['dump'] or 'none: it was empty'}"
 
 
 def _failed(run, record, release, before, reason):
@@ -849,25 +839,21 @@ def _failed(run, record, release, before, reason):
         state = f"Release {before} goes on serving"
     else:
         state = "The site has no release yet"
-    if release:
-        __salt__["release_units.stop"](run.slug, [release])
-    if record["migrations"]:
-        state += (
-            f"; {len(record['migrations'])} migrations stay in the database, the dump from before is "
-            f"{record['dump'] or 'none: it was empty'}"
-        )
+    state += _moved(record)
     sentence, _, tail = run.masked(reason).partition("\n")
     record.update(
         release=release, outcome="bad" if bad else "failed", reason=sentence, step=step,
         seconds=round(time.time() - run.began, 2), steps=run.steps,
     )  # fmt: skip
     with contextlib.suppress(OSError):
-        _record(run.slug, record)
+        __salt__["release_history.add"](run.slug, record)
     if release:
-        if record["dump"] and not record["migrations"]:
+        __salt__["release_units.stop"](run.slug, [release])
+        if record["dump"] and not record.get("migrating"):
             with contextlib.suppress(OSError):
                 os.unlink(record["dump"])
-        shutil.rmtree(run.folder(release), ignore_errors=True)
+        if not bad:
+            shutil.rmtree(run.folder(release), ignore_errors=True)
     message = (
         f"The deploy of {record['ref']} to {run.slug} on {run.host} failed at step {step}: "
         f"{sentence.rstrip('.')}. {state}."
@@ -942,16 +928,17 @@ def rollback(slug, site, release=None, who="unknown", wait=0, restore_database=F
     if not os.path.isdir(run.root):
         raise _Refused(f"{slug} is not provisioned on {run.host}. Try: salt-ssh {run.host} state.apply")
     with _locked(slug, int(wait), {"who": who, "since": when}) as run.tell:
-        before = _named(slug, "current")
-        target = _rollback_target(run, before, release)
         with run.step("clean"):
             _clean(run)
-        past = history(slug)
-        built = next(item for item in reversed(past) if item["release"] == target and item["action"] == "deploy")
-        moved = [name for item in past[past.index(built) + 1 :] for name in item.get("migrations", [])]
-        dump = _rollback_dump(run, past[past.index(built) + 1 :]) if restore_database else None
+        before = _named(slug, "current")
+        target = _rollback_target(run, before, release)
+        built = __salt__["release_history.built"](slug, target)
+        later = __salt__["release_history.since"](slug, target)
+        moved = [name for item in later for name in item.get("migrations", [])]
+        dump = _rollback_dump(run, target) if restore_database else None
         record = {"release": target, "action": "rollback", "ref": built["ref"], "sha": built["sha"], "who": who,
                   "when": when, "migrations": [], "dump": None, "from": before}  # fmt: skip
+        left = {**record, "release": before, "outcome": "bad", "reason": f"rolled back by {who}"}
         exchanged = False
         try:
             if dump:
@@ -962,31 +949,27 @@ def rollback(slug, site, release=None, who="unknown", wait=0, restore_database=F
                         *done["notes"],
                         f"the database is that of {dump}, the one of before is {done['safety']}",
                     ]
-            _activate(run, target, built["sha"], before)
+            # From the switch on, also where this is killed: the release that is left is not chosen again.
+            _activate(run, target, built["sha"], before, lambda: __salt__["release_history.add"](slug, left))
             if exchanged:
                 __salt__["backup.exchange"](slug, settle=True)
         except Exception as exc:
-            state = _undo_rollback(run, before, target)
-            if exchanged:
-                with contextlib.suppress(CommandExecutionError):
-                    state += f". {__salt__['backup.exchange'](slug)['state']}"
-            sentence, _, tail = run.masked(str(exc)).partition("\n")
-            raise CommandExecutionError(
-                f"The rollback of {slug} on {run.host} to {target} failed at step {run.step_name}: "
-                f"{sentence.rstrip('.')}. {state}." + (f"\n{tail}" if tail else "")
-            ) from exc
-        _record(slug, {**record, "release": before, "outcome": "bad", "reason": f"rolled back by {who}"})
+            raise _rollback_failed(run, record, exc, exchanged) from exc
+        if maintenance(slug) == "deploy":
+            maintenance(slug, False)
         record.update(outcome="live", seconds=round(time.time() - run.began, 2), steps=run.steps)
-        _record(slug, record)
+        __salt__["release_history.add"](slug, record)
     return {**record, "moved": [] if exchanged else moved, "notes": run.notes, "before": before}
 
 
 def _rollback_target(run, before, release):
-    choices = [known for known in good(run.slug) if known != before]
+    choices = [known for known in __salt__["release_history.good"](run.slug) if known != before]
+    # Ids begin with the time: back is never forward.
+    earlier = [known for known in choices if before is None or known < before]
     if release is None:
-        if not choices:
+        if not earlier:
             raise _Refused(f"{run.slug} on {run.host} has no good release to go back to. Try: deploy an earlier ref")
-        return choices[-1]
+        return max(earlier)
     if release == before:
         raise _Refused(f"{release} is the live release of {run.slug} on {run.host} already")
     if release not in choices:
@@ -995,28 +978,40 @@ def _rollback_target(run, before, release):
     return release
 
 
-def _rollback_dump(run, later):
-    """
-    The dump of the first deploy since then that migrated: the database as the release that returns left it.
-    """
-    dumps = [record["dump"] for record in later if record.get("migrations")]
-    if not dumps:
-        return None
-    if not dumps[0] or not os.path.exists(dumps[0]):
+def _rollback_dump(run, target):
+    moved, dump = __salt__["release_history.dump_before"](run.slug, target)
+    if moved and not (dump and os.path.exists(dump)):
         raise _Refused(
             f"The dump from before the migrations since then is not on {run.host} any more: "
-            f"{dumps[0] or 'there was none'}. Try: salt-run state.orchestrate restore"
+            f"{dump or 'there was none'}. Try: salt-run state.orchestrate restore"
         )
-    return dumps[0]
+    return dump
 
 
-def _undo_rollback(run, before, target):
-    if _named(run.slug, "current") != target:
-        __salt__["release_units.stop"](run.slug, [target])
-        return f"Release {before} goes on serving"
-    state = _switch_back(run, before, target)
+def _rollback_failed(run, record, exc, exchanged):
+    """
+    Undo a rollback that failed, record it, and say it in one sentence.
+    """
+    before, target, step = record["from"], record["release"], run.step_name
+    reason = str(exc) if isinstance(exc, CommandExecutionError) else f"{type(exc).__name__}: {exc}"
+    switched = _named(run.slug, "current") == target
+    state = _switch_back(run, before, target) if switched else f"Release {before} goes on serving"
     __salt__["release_units.stop"](run.slug, [target])
-    return state
+    if exchanged:
+        with contextlib.suppress(CommandExecutionError):
+            state += f". {__salt__['backup.exchange'](run.slug)['state']}"
+    sentence, _, tail = run.masked(reason).partition("\n")
+    record.update(outcome="failed", reason=sentence, step=step, seconds=round(time.time() - run.began, 2),
+                  steps=run.steps)  # fmt: skip
+    with contextlib.suppress(OSError):
+        __salt__["release_history.add"](run.slug, record)
+        if switched:
+            # It was marked bad at the switch, and serves again.
+            __salt__["release_history.add"](run.slug, {**record, "release": before, "outcome": "live"})
+    return CommandExecutionError(
+        f"The rollback of {run.slug} on {run.host} to {target} failed at step {step}: "
+        f"{sentence.rstrip('.')}. {state}." + (f"\n{tail}" if tail else "")
+    )
 
 
 def settle(slug, site, restart=False):
@@ -1038,36 +1033,39 @@ def settle(slug, site, restart=False):
 
         salt-ssh web1 state.apply site
     """
-    live = _named(slug, "current")
-    if not live:
+    if not _named(slug, "current"):
         return []
-    done = []
-    for unit in unsettled(slug, site):
-        verb, _, name = unit.partition(" ")
-        result = __salt__["cmd.run_all"](
-            ["systemctl", *verb.split("+"), name], python_shell=False, ignore_retcode=True, timeout=700
-        )
-        if result["retcode"]:
+    run = _Run(slug, site, "state.apply")
+    # Not beside a deploy, a rollback or a restore: these start and stop the same units.
+    with _locked(slug, SETTLE_WAIT, {"who": run.who, "since": f"{_now():%Y-%m-%dT%H:%M:%SZ}"}):
+        if __salt__["backup.interrupted"](slug):
             raise CommandExecutionError(
-                f"systemctl {verb} {name} failed: {_reason(result['stderr'])}. Try: journalctl -u {name}"
+                f"A restore of {slug} on {run.host} was interrupted and is being put back. "
+                f"Try: systemctl status goldenpath-heal on the host, then again"
             )
-        done.append(unit)
-    if restart:
-        # The socket stays and holds what comes in meanwhile: visitors wait a second, none is refused.
-        units = [
-            __salt__["release_units.names"](slug, live)[1],
-            *__salt__["release_units.background"](slug, site["celery"]),
-        ]
-        for unit in units:
-            result = __salt__["cmd.run_all"](
-                ["systemctl", "restart", unit], python_shell=False, ignore_retcode=True, timeout=700
-            )
-            if result["retcode"]:
-                raise CommandExecutionError(
-                    f"{unit} does not start again: {_reason(result['stderr'])}. Try: journalctl -u {unit}"
-                )
-            done.append(f"restart {unit}")
+        live = _named(slug, "current")
+        done = unsettled(slug, site)
+        for unit in done:
+            verb, _, name = unit.partition(" ")
+            _systemctl(verb.split("+"), name, f"systemctl {verb} {name} failed")
+        if restart:
+            # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
+            units = [
+                __salt__["release_units.names"](slug, live)[1],
+                *__salt__["release_units.background"](slug, site["celery"]),
+            ]
+            for unit in units:
+                _systemctl(["restart"], unit, f"{unit} does not start again")
+                done.append(f"restart {unit}")
+            # gunicorn is ready before its workers have imported the site.
+            _prove(run, live, f"Release {live} of {slug}, restarted with what changed,")
     return done
+
+
+def _systemctl(verbs, unit, sentence):
+    result = __salt__["cmd.run_all"](["systemctl", *verbs, unit], python_shell=False, ignore_retcode=True, timeout=700)
+    if result["retcode"]:
+        raise CommandExecutionError(f"{sentence}: {_reason(result['stderr'])}. Try: journalctl -u {unit}")
 
 
 def unsettled(slug, site):

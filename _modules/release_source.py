@@ -3,6 +3,8 @@ A release's source: fetched into the site's bare mirror, resolved to one commit,
 """
 
 import base64
+import contextlib
+import glob
 import os
 import re
 from urllib.parse import unquote, urlsplit
@@ -16,6 +18,7 @@ _GIT_ENV = {
     "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
     "GIT_CONFIG_NOSYSTEM": "1",
 }
+_LFS = "/usr/bin/git-lfs"
 # git-check-ref-format(1), and no leading dash, which git would read as an option.
 _REF = re.compile(r"(?![-/.]|@\Z)(?!.*(\.\.|@\{|//|/\.|\.lock(/|$)|\.$|/$))[^\x00-\x20\x7f~^:?*\[\\]{1,200}\Z")
 
@@ -69,7 +72,9 @@ def _credentials(repo):
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"http.{redacted(repo)}.extraHeader",
+        # Of the whole server: private submodules lie beside the repository.
+        "GIT_CONFIG_KEY_0": f"http.{urlsplit(redacted(repo))._replace(path='/', query='', fragment='').geturl()}"
+        ".extraHeader",
         "GIT_CONFIG_VALUE_0": "Authorization: Basic " + base64.b64encode(pair.encode()).decode(),
     }
 
@@ -128,10 +133,14 @@ def fetch(slug, repo, ref, log=None):
     if not valid_ref(ref):
         raise CommandExecutionError(f"{ref!r} is no tag, branch or commit. Try: git ls-remote {shown}"[:400])
     mirror = f"/srv/sum/{slug}/repo.git"
-    if not os.path.exists(f"{mirror}/HEAD"):
-        made = _git(slug, repo, "init", "--quiet", "--bare", mirror, log=log)
-        if made["retcode"]:
-            raise CommandExecutionError(f"{mirror} cannot be made: {_last(made)}. Try: df -h {mirror}")
+    # The site's deploys hold a lock of their own: one of git's was left by a git that was killed.
+    for lock in glob.glob(f"{mirror}/**/*.lock", recursive=True):
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
+    # Also where it is there: an init that was killed is finished.
+    made = _git(slug, repo, "init", "--quiet", "--bare", mirror, log=log)
+    if made["retcode"]:
+        raise CommandExecutionError(f"{mirror} cannot be made: {_last(made)}. Try: df -h {mirror}")
     commit = re.fullmatch(r"[0-9a-f]{40}", ref)
     if commit and (sha := _resolve(slug, repo, ref)):
         return sha
@@ -171,7 +180,8 @@ def checkout(slug, repo, sha, folder, log=None):
     log (str)
         File to which git's output is appended.
 
-    Returns ``True``. Raises ``CommandExecutionError`` with one sentence.
+    Returns ``True``. Raises ``CommandExecutionError`` with one sentence, also for files in Git LFS where the host
+    has no git-lfs.
 
     CLI Example:
 
@@ -180,22 +190,31 @@ def checkout(slug, repo, sha, folder, log=None):
         salt-ssh web1 release_source.checkout acme-kitchens https://git.example/acme.git SHA /tmp/acme
     """
     mirror = f"/srv/sum/{slug}/repo.git"
+    lfs = []
+    if os.path.exists(_LFS):
+        # What `git lfs install` writes; the files come from where the repository does.
+        lfs = [word for name, value in (("process", "git-lfs filter-process"), ("required", "true"))
+               for word in ("-c", f"filter.lfs.{name}={value}")]  # fmt: skip
     steps = [
         ["clone", "--quiet", "--local", "--no-checkout", mirror, folder],
-        ["-C", folder, "checkout", "--quiet", "--detach", sha],
+        ["-C", folder, "remote", "set-url", "origin", redacted(repo)],
+        ["-C", folder, *lfs, "checkout", "--quiet", "--detach", sha],
     ]
     for argv in steps:
         done = _git(slug, repo, *argv, log=log, cwd="/")
         if done["retcode"]:
             raise CommandExecutionError(f"Commit {sha[:8]} cannot be checked out: {_last(done)}")
+    if not lfs and _git(slug, repo, "-C", folder, "grep", "--quiet", "filter=lfs", "--", ".gitattributes",
+                        "*/.gitattributes", cwd="/")["retcode"] == 0:  # fmt: skip
+        raise CommandExecutionError(
+            f"Commit {sha[:8]} keeps files in Git LFS, and this host has no git-lfs. "
+            "Try: `packages: [git-lfs]` in the site's pillar, then state.apply"
+        )
     if os.path.exists(f"{folder}/.gitmodules"):
-        for argv in (
-            ["-C", folder, "remote", "set-url", "origin", redacted(repo)],
-            ["-C", folder, "submodule", "--quiet", "update", "--init", "--recursive", "--depth", "1"],
-        ):
-            done = _git(slug, repo, *argv, log=log, cwd="/")
-            if done["retcode"]:
-                raise CommandExecutionError(f"The submodules of {sha[:8]} cannot be fetched: {_last(done)}")
+        done = _git(slug, repo, "-C", folder, *lfs, "submodule", "--quiet", "update", "--init", "--recursive",
+                    "--depth", "1", log=log, cwd="/")  # fmt: skip
+        if done["retcode"]:
+            raise CommandExecutionError(f"The submodules of {sha[:8]} cannot be fetched: {_last(done)}")
     return True
 
 

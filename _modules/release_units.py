@@ -2,10 +2,13 @@
 The systemd units that run a site's releases: one gunicorn instance per release, one Celery worker per site.
 """
 
+import contextlib
 import os
 import time
 
 from salt.exceptions import CommandExecutionError
+
+CGROUPS = "/sys/fs/cgroup"
 
 
 def _systemctl(*argv, timeout=700):
@@ -125,11 +128,32 @@ def enable(units):
 
         salt-ssh web1 release_units.enable '["sum-acme-kitchens-celery.service"]'
     """
-    # Asking is cheap; enabling makes systemd read every unit again.
-    if _systemctl("is-enabled", "--quiet", *units)["retcode"]:
+    # Asking is cheap; enabling makes systemd read every unit again. The exit status tells of one of them only.
+    told = _systemctl("is-enabled", *units)["stdout"].split()
+    if told != ["enabled"] * len(units):
         done = _systemctl("enable", "--quiet", *units)
         if done["retcode"]:
             raise CommandExecutionError(f"{' '.join(units)} cannot be enabled: {done['stderr'].strip()}")
+    return True
+
+
+def disable(units):
+    """
+    Stop units and let them start at boot no more.
+
+    units (list)
+        Unit names.
+
+    Returns ``True``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release_units.disable '["sum-acme-kitchens-celery.service"]'
+    """
+    if units:
+        _systemctl("disable", "--now", "--quiet", *units)
     return True
 
 
@@ -232,6 +256,35 @@ def await_background(slug, celery, since):
     return True
 
 
+def steady_background(slug, celery, since):
+    """
+    Celery's worker and beat are still up: a beat that cannot read its schedule ends a moment after its start.
+
+    slug (str)
+        The site.
+    celery (dict)
+        The pillar's ``celery``.
+    since (float)
+        What ``restart_background`` returned.
+
+    Returns ``True``. Raises ``CommandExecutionError`` with one sentence and the unit's last lines.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release_units.steady_background acme-kitchens '{"worker": true, "beat": true}' 0
+    """
+    for unit in background(slug, celery):
+        shown = _systemctl("show", "--property=ActiveState,NRestarts", unit)["stdout"]
+        facts = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        if facts.get("ActiveState") != "active" or facts.get("NRestarts", "0") != "0":
+            raise CommandExecutionError(
+                f"{unit} does not stay up on the new release. Try: journalctl -u {unit}\n{journal(unit, since)}"
+            )
+    return True
+
+
 def main_pid(unit):
     """
     The main process of a unit.
@@ -274,14 +327,15 @@ def restarts(slug, release):
 
 def memory(slug, release):
     """
-    What the gunicorn instance of a release uses.
+    What the gunicorn instance of a release needs: its processes' own memory, without the files that the kernel
+    caches for them and gives back.
 
     slug (str)
         The site.
     release (str)
         The release's id.
 
-    Returns bytes, 0 where systemd does not account for memory.
+    Returns bytes, 0 where the kernel does not account for memory.
 
     CLI Example:
 
@@ -289,8 +343,12 @@ def memory(slug, release):
 
         salt-ssh web1 release_units.memory acme-kitchens 20261123T221500-1a2b3c4d
     """
-    shown = _systemctl("show", "--property=MemoryCurrent", "--value", names(slug, release)[1])["stdout"].strip()
-    return int(shown) if shown.isdigit() and int(shown) < 2**60 else 0
+    group = _systemctl("show", "--property=ControlGroup", "--value", names(slug, release)[1])["stdout"].strip()
+    # cgroup v2, and v1 beside it; docs.kernel.org/admin-guide/cgroup-v2.html: anon.
+    for path, key in ((f"{CGROUPS}{group}/memory.stat", "anon"), (f"{CGROUPS}/memory{group}/memory.stat", "rss")):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:
+            return int(dict(line.split() for line in stream)[key]) if group else 0
+    return 0
 
 
 def live(slug):

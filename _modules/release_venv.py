@@ -12,8 +12,22 @@ import shutil
 from salt.exceptions import CommandExecutionError
 
 _INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|--(?:requirement|constraint)[\s=]+)(\S+)")
-# Installs the checkout itself or something in it: such an environment belongs to one release.
-_LOCAL = re.compile(r"^\s*(?:-e\b|--editable\b|\.|/|file:|[^#]*@\s*(?:file:|\.))|^\s*[\w./-]+/[\w./-]*\s*$")
+# What surrounds a path in a requirement: pip.pypa.io/en/stable/reference/requirements-file-format.
+_AROUND = re.compile(r"^[^@/]*@\s*|\s+#.*$|\s*;.*$|\[[^\]]*\]\s*$|^\s+|\s+$")
+
+
+def _is_local(line):
+    """
+    Whether a requirement installs the checkout itself, or something in it.
+    """
+    if line.lstrip().startswith("#") or _INCLUDE.match(line) or ("://" in line and "file:" not in line):
+        return False
+    if re.match(r"\s*(-e|--editable)\b", line):
+        return True
+    words = line
+    while (less := _AROUND.sub("", words)) != words:
+        words = less
+    return bool(re.match(r"\.|/|file:", words) or re.fullmatch(r"[\w./+-]*/[\w./+-]*", words))
 
 
 def _requirements(path, seen=None):
@@ -88,7 +102,8 @@ def key(path, python, release):
     """
     lines = _requirements(path)
     parts = [python, os.path.basename(path), *lines]
-    if any(_LOCAL.match(line) for line in lines if not _INCLUDE.match(line)):
+    # A pyproject.toml may name folders in more ways than are worth knowing.
+    if path.endswith(".toml") or any(map(_is_local, lines)):
         parts.append(release)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -157,6 +172,9 @@ def build(slug, source, directory, requirements, release, uv, log=None):
         [uv, "pip", "install", "--quiet", "-r", path],
         ["touch", complete],
     ):
+        if argv[0] == "touch":
+            # A power cut must not leave the mark and not what it stands for.
+            os.sync()
         done = __salt__["site_process.run"](slug, argv, base, env=env, timeout=1200, log=log)
         if done["retcode"]:
             reason = re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", done["output"])).strip()

@@ -108,9 +108,24 @@ class Controller:
 
         Returns a subprocess.CompletedProcess with text output.
         """
-        command = [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.config_dir), *words]
         options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, **options}
-        return subprocess.run(command, cwd=REPOSITORY, timeout=timeout, check=False, **options)
+        return subprocess.run(self._command(program, words), cwd=REPOSITORY, timeout=timeout, check=False, **options)
+
+    def _command(self, program, words):
+        return [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.config_dir), *words]
+
+    def start(self, *words):
+        """salt-run WORDS… in a process group of its own, which is not waited for.
+
+        words
+            its arguments
+
+        Returns a subprocess.Popen; what it says while it runs is its `stderr`.
+        """
+        return subprocess.Popen(
+            self._command("salt-run", words), cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
 
     def salt_ssh(self, target, *words, **options):
         """salt-ssh TARGET WORDS…"""

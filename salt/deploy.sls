@@ -26,6 +26,8 @@ deploy-release:
     - ssh: {{ plan.ssh | tojson }}
     - sls: release
     - pillar: {{ {"goldenpath_deploy": plan.request} | tojson }}
+    # One at a time is said by the site's own lock, which tells who holds it and can wait.
+    - concurrent: True
     - require:
         - salt: deploy-redis-ping
 {%- endif %}

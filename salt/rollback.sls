@@ -17,4 +17,6 @@ rollback-release:
     - ssh: {{ plan.ssh | tojson }}
     - sls: release.back
     - pillar: {{ {"goldenpath_deploy": plan.request} | tojson }}
+    # One at a time is said by the site's own lock, which tells who holds it and can wait.
+    - concurrent: True
 {%- endif %}

@@ -66,6 +66,14 @@ WRONG = {
 }
 
 
+def test_a_rollback_is_for_one_site():
+    (step,) = states(compile_orchestration("rollback", {}, HOSTS)).values()
+    assert step["comment"] == (
+        "A rollback is for one site, and this one would be for web1: acme-kitchens; web2.example.net: acme, b-2. "
+        "Try: name it by `target` and `site`"
+    )
+
+
 @pytest.mark.parametrize(("sls", "request_"), [*(("deploy", each) for each in WRONG), ("rollback", '{"ref": "v1"}')])
 def test_refused(sls, request_):
     steps = states(compile_orchestration(sls, json.loads(request_), HOSTS))

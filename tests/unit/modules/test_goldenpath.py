@@ -397,8 +397,9 @@ def test_every_failing_check_is_told_at_once(minion, redis, tmp_path):
     minion.commands["systemctl"] = "LoadState=loaded\nUnitFileState=disabled\n"
     (tmp_path / "tcp").write_text(HEADER + listening("00000000", redis.port))
     checks = minion.redis_checks(port=redis.port, databases=66)
+    # Not `settings` as well: policy and append-only file are one cause each, and one sentence.
     assert {name for name, ok in verdicts(checks).items() if ok is False} == {
-        "policy", "persistence", "databases", "settings", "unit", "listeners", "firewall",
+        "policy", "persistence", "databases", "unit", "listeners", "firewall",
     }  # fmt: skip
     for check in checks:
         if check["ok"] is False:
@@ -469,6 +470,12 @@ def test_memory_threshold(minion, redis):
     checks = minion.redis_checks(port=redis.port, threshold=25)
     assert "the limit for a deploy is 25 %" in message(checks, "memory")
     assert "raise redis:maxmemory in pillar/hosts/web1.sls" in message(checks, "memory")
+
+
+def test_the_file_of_a_host_with_dots(minion, redis):
+    minion.module.__grains__ = {"id": "web1.example.net"}
+    checks = minion.redis_checks(port=redis.port, threshold=1)
+    assert "raise redis:maxmemory in pillar/hosts/web1_example_net.sls" in message(checks, "memory")
 
 
 def test_a_warm_cache_is_no_fault(minion, redis):
@@ -679,6 +686,16 @@ def test_drift_is_mended_without_a_restart(minion, redis, name, value):
     assert minion.redis_drift(port=redis.port) == {}
 
 
+def test_a_replica_is_told_and_freed(minion, redis, free_port):
+    redis.cli("replicaof", "127.0.0.1", free_port)
+    assert f"replicaof is 127.0.0.1 {free_port} and not no one" in message(
+        minion.redis_checks(port=redis.port), "settings"
+    )
+    assert minion.redis_mend(port=redis.port)["replicaof"]["new"] == "no one"
+    assert minion.restarts == []
+    assert redis.info("role") == "master"
+
+
 def test_append_only_file_switched_off_loses_nothing(minion, redis):
     redis.cli("config", "set", "appendonly", "no")
     redis.cli("rpush", "celery", "task")
@@ -791,6 +808,11 @@ def packaged(minion, tmp_path):
 
 
 CHOWN = shutil.chown
+
+
+def test_a_package_on_hold_is_installed(packaged):
+    packaged.commands["dpkg-query"] = packaged.commands["dpkg-query"].replace("ii ", "hi ")
+    assert packaged.redis_conffile() == {"state": "pristine", "edits": []}
 
 
 def test_pristine_conffile_is_kept(packaged, tmp_path):

@@ -43,6 +43,8 @@ class Host:
         self.migrations = ["pages.0001_initial"]
         self.packages = ["bin/gunicorn", "bin/celery", "lib/python3.11/site-packages/redis/__init__.py"]
         self.checkout = ["manage.py"]
+        self.records = load("_modules/release_history.py", salt={"release.root": lambda slug: str(folder / slug)})
+        self.interrupted = False
         self.module = load("_modules/release.py", salt=self.salt())
         self.module.root = lambda slug: str(folder / slug)
         self.module._now = self.now
@@ -80,7 +82,16 @@ class Host:
             "release_units.journal": lambda unit, since, lines=20: f"journal of {unit} with {SECRET}",
             "goldenpath.site_health": self.ask,
             "site_front.faults": lambda domain: [] if self.caddy else ["Caddy is down. Try: systemctl status caddy"],
+            "release_units.disable": lambda units: self.event("disable", *units),
+            "release_units.steady_background": lambda slug, celery, since: self.refuse("beat"),
             "backup.freshness": lambda slug: {"warnings": [], "refusals": []},
+            "backup.heal": lambda slug: "",
+            "backup.interrupted": lambda slug: self.interrupted,
+            "backup.exchange": self.exchange,
+            **{
+                f"release_history.{name}": getattr(self.records, name)
+                for name in ("read", "add", "good", "built", "since", "dump_before")
+            },
             "service.start": lambda name: self.event("service.start", name),
             "file.user_to_uid": lambda user: os.getuid(),
             "file.group_to_gid": lambda group: os.getgid(),
@@ -180,6 +191,10 @@ class Host:
         self.refuse("celery")
         return True
 
+    def exchange(self, slug, dump=None, settle=False):
+        self.event("exchange", dump or ("settle" if settle else "back"))
+        return {"notes": [], "safety": "/safety.dump", "state": "The database is back"}
+
     def ask(self, slug, site=None, path=None, via="socket", socket=None, timeout=5):
         answer = self.front if via == "front" and self.front else self.health
         self.event("ask", via)
@@ -195,13 +210,13 @@ class Host:
 
     @property
     def history(self):
-        return self.module.history(SLUG)
+        return self.records.read(SLUG)
 
     def deploy(self, ref=None, **options):
         return self.module.deploy(SLUG, self.site, ref, **options)
 
-    def rollback(self, release=None):
-        return self.module.rollback(SLUG, self.site, release, who="somebody")
+    def rollback(self, release=None, **options):
+        return self.module.rollback(SLUG, self.site, release, who="somebody", **options)
 
     def refused(self, function, *args, **options):
         with pytest.raises(CommandExecutionError) as told:
@@ -348,15 +363,19 @@ def test_the_old_release_goes_on_serving(host, program):
     host.fails[program] = "Traceback:\n" + sentence.partition("failed: ")[2] if "failed: " in sentence else sentence
     told = host.refused(host.deploy, "v2")
     first, _, _ = told.partition("\n")
+    kept = [f"{host.folder}/backups/{name}" for name in os.listdir(host.folder / "backups")]
+    # A migration that is not atomic may have done half of its work, and is in no list.
+    moved = f"; no migration was finished, the dump from before is {kept[0]}" if step == "migrate" else ""
     assert first == (
-        f"The deploy of v2 to {SLUG} on web1 failed at step {step}: {sentence}. Release {old} goes on serving."
+        f"The deploy of v2 to {SLUG} on web1 failed at step {step}: {sentence}. Release {old} goes on serving{moved}."
     )
+    assert len(kept) == (step == "migrate")
     assert host.live == old
     assert host.up == {old}
     assert host.releases == [old], "what was begun is removed"
     record = host.history[-1]
     assert (record["outcome"], record["step"], record["reason"]) == ("failed", step, sentence)
-    assert os.listdir(host.folder / "backups") == []
+    assert record["dump"] == (kept[0] if moved else record["dump"])
     # And the next one works.
     host.fails.clear()
     host.pending = False
@@ -442,9 +461,31 @@ def test_a_front_door_that_fails_is_switched_back(host):
     told = host.refused(host.deploy, "v2")
     assert "failed at step front door: https://acme.example/health/ is not healthy: 502." in told
     assert told.endswith(f"Release {old} serves again.")
-    assert (host.live, host.up, host.releases) == (old, {old}, [old])
-    assert host.history[-1]["outcome"] == "bad"
-    assert host.module.good(SLUG) == [old]
+    assert (host.live, host.up) == (old, {old})
+    bad = host.history[-1]
+    assert bad["outcome"] == "bad"
+    assert host.records.good(SLUG) == [old]
+    # Pages of it may still be open: its static files are found until the next deploy.
+    assert os.readlink(host.folder / "previous") == f"releases/{bad['release']}"
+    assert host.releases == [old, bad["release"]]
+    host.front = None
+    third = host.deploy("v3")["release"]
+    assert host.releases == [old, third]
+    assert [record["outcome"] for record in host.history if record["release"] == bad["release"]] == ["bad"]
+
+
+def test_an_old_release_that_does_not_come_back_is_told(host):
+    old = host.deploy()["release"]
+    host.events.clear()
+    host.front = {"status": "unhealthy", "message": "502"}
+
+    def dead(_):
+        return {"status": "unreachable" if ("ask", "front") in host.events else "ok", "message": "connection refused"}
+
+    host.health = dead
+    told = host.refused(host.deploy, "v2")
+    assert told.endswith(f"Release {old} does not come back (connection refused): visitors see the maintenance page.")
+    assert host.module.maintenance(SLUG) == "deploy"
 
 
 def test_a_front_door_that_serves_another_commit(host):
@@ -454,6 +495,7 @@ def test_a_front_door_that_serves_another_commit(host):
     assert "There is no older release to go back to: visitors see the maintenance page" in told
     assert host.live is None
     assert host.module.maintenance(SLUG) == "deploy"
+    assert "disable" in [event[0] for event in host.events], "nothing of it starts at boot"
 
 
 def test_the_maintenance_page_of_a_failed_deploy_goes_with_the_next_good_one(host):
@@ -472,7 +514,7 @@ def test_the_maintenance_page_of_an_operator_stays(host):
     assert host.module.maintenance(SLUG, False) == host.module.maintenance(SLUG, False) == ""
 
 
-@pytest.mark.parametrize("program", ["celery", "worker"])
+@pytest.mark.parametrize("program", ["celery", "worker", "beat"])
 def test_celery_that_does_not_start_is_switched_back(host, program):
     host.site["celery"] = {"worker": True, "beat": False, "concurrency": 2}
     old = host.deploy()["release"]
@@ -554,6 +596,69 @@ def test_memory_for_two_releases(host):
     assert "MiB of memory left, the new release beside the old one needs about" in host.refused(host.deploy, "v2")
 
 
+def killed(host, live=False, **more):
+    """What a deploy leaves that is killed: its release's folder with the marker, live or not."""
+    release = "20261201T000000-deadbeef"
+    folder = host.folder / "releases" / release
+    folder.mkdir()
+    (folder / "release.env").write_text("{}")
+    dump = host.folder / f"backups/{release}.dump"
+    dump.write_text("dump")
+    marker = {"release": release, "action": "deploy", "ref": "v2", "sha": SHA, "who": "somebody", "when": "now",
+              "migrations": [], "dump": str(dump), "had": ["pages.0001_initial"], "migrating": True,
+              **more}  # fmt: skip
+    (folder / ".unfinished").write_text(json.dumps(marker))
+    if live:
+        host.module._link(f"releases/{release}", str(host.folder / "current"))
+    return release, dump
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_dump_of_a_killed_deploy_stays(host, live):
+    """Killed after its migrations: what it did to the database is in the history, and so is the way back."""
+    first = host.deploy()["release"]
+    release, dump = killed(host, live)
+    host.migrations.append("pages.0002_more")
+    host.module._clean(host.module._Run(SLUG, host.site, "somebody"))
+    record = host.history[-1]
+    assert (record["release"], record["dump"], record["migrations"]) == (release, str(dump), ["pages.0002_more"])
+    assert record["outcome"] == ("live" if live else "failed") and "had" not in record
+    assert dump.exists()
+    assert host.releases == ([first, release] if live else [first])
+    # Once is enough, and the database is known to have moved.
+    host.module._clean(host.module._Run(SLUG, host.site, "somebody"))
+    assert [each["release"] for each in host.history] == [first, release]
+    host.deploy("v3")
+    assert host.rollback(first)["moved"] == ["pages.0002_more"]
+
+
+def test_killed_between_record_and_marker(host):
+    release = host.deploy()["release"]
+    (host.folder / "releases" / release / ".unfinished").write_text(json.dumps({"release": release, "had": None}))
+    host.module._clean(host.module._Run(SLUG, host.site, "somebody"))
+    assert [each["outcome"] for each in host.history] == ["live"]
+
+
+def test_the_marker_knows_the_dump_before_the_migrations_begin(host):
+    host.deploy()
+    host.pending = True
+    seen = {}
+    real = host.module._migrate
+
+    def look(run, release):
+        seen.update(json.loads((host.folder / "releases" / release / ".unfinished").read_text()))
+        return real(run, release)
+
+    host.module._migrate = look
+    dump = host.deploy("v2")["dump"]
+    assert (seen["dump"], seen["had"]) == (dump, ["pages.0001_initial"])
+
+
+def test_a_database_half_exchanged_is_healed_first(host):
+    host.module.__salt__["backup.heal"] = lambda slug: f"{slug} was put back"
+    assert f"{SLUG} was put back" in host.deploy()["notes"]
+
+
 def test_what_a_killed_deploy_left_is_removed(host):
     live = host.deploy()["release"]
     left = host.folder / "releases/20260101T000000-deadbeef"
@@ -578,16 +683,16 @@ def test_history_survives_a_torn_line(host):
     assert [record["release"] for record in host.history] == [first]
     second = host.deploy("v2")["release"]
     assert [record["release"] for record in host.history] == [first, second]
-    assert host.module.history(SLUG, 1)[0]["release"] == second
+    assert host.records.read(SLUG, 1)[0]["release"] == second
     assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_no_history(host):
-    assert host.history == host.module.good(SLUG) == []
+    assert host.history == host.records.good(SLUG) == []
 
 
 def record(host, release, outcome, action="deploy", folder=True, **more):
-    host.module._record(
+    host.records.add(
         SLUG, {"release": release, "outcome": outcome, "action": action, "ref": release, "sha": SHA, **more}
     )
     if folder:
@@ -602,12 +707,12 @@ def test_good(host):
     record(host, "e", "live")
     record(host, "e", "bad")
     record(host, "f", "bad")
-    assert host.module.good(SLUG) == ["a", "c"]
+    assert host.records.good(SLUG) == ["a", "c"]
     # Live again: it counts as newer.
     record(host, "a", "live", "rollback")
-    assert host.module.good(SLUG) == ["c", "a"]
+    assert host.records.good(SLUG) == ["c", "a"]
     record(host, "c", "failed")
-    assert host.module.good(SLUG) == ["c", "a"], "another try that failed says nothing of the one that was good"
+    assert host.records.good(SLUG) == ["c", "a"], "another try that failed says nothing of the one that was good"
 
 
 # Links
@@ -652,9 +757,10 @@ def test_the_link_is_never_missing(host, monkeypatch):
 
 def test_prune(host):
     host.module.KEEP = 2
-    for name in "abcdefg":
-        record(host, name, "bad" if name == "e" else "live")
-        (host.folder / f"backups/{name}.dump").write_text("")
+    for name in "abcdefgh":
+        dump = host.folder / f"backups/{name}.dump"
+        dump.write_text("")
+        record(host, name, "bad" if name == "e" else "live", migrations=["m"], dump=str(dump))
         venv = host.folder / f"venvs/of-{name}"
         venv.mkdir()
         (host.folder / f"releases/{name}/venv").symlink_to(venv)
@@ -664,9 +770,10 @@ def test_prune(host):
     host.module._link("releases/a", str(host.folder / "previous"))
     host.up = {"c"}
     host.module._prune(host.module._Run(SLUG, host.site, "somebody"))
-    assert host.releases == ["a", "b", "c", "f", "g"]
-    assert sorted(os.listdir(host.folder / "venvs")) == [f"of-{name}" for name in "abcfg"]
-    assert sorted(os.listdir(host.folder / "backups")) == [f"{name}.dump" for name in "abcfg"]
+    # Of a, b and c the dumps that lead back to them belong to b, c and d; g and h are the newest.
+    assert sorted(os.listdir(host.folder / "backups")) == [f"{name}.dump" for name in "bcdgh"]
+    assert host.releases == ["a", "b", "c", "d", "g", "h"]
+    assert sorted(os.listdir(host.folder / "venvs")) == [f"of-{name}" for name in "abcdgh"]
 
 
 def test_a_shared_environment_stays(host):
@@ -690,7 +797,7 @@ def test_rollback(host):
     # No rebuild, and proven as a deploy is.
     assert {event[0] for event in host.events} & {"fetch", "collectstatic", "migrate"} == set()
     assert [event[1] for event in host.events if event[0] == "ask"] == ["socket"] * 3 + ["front"]
-    assert host.module.good(SLUG) == [first]
+    assert host.records.good(SLUG) == [first]
     assert [(each["action"], each["outcome"]) for each in host.history[-2:]] == [
         ("rollback", "bad"),
         ("rollback", "live"),
@@ -711,8 +818,75 @@ def test_rollback_of_a_rollback_is_a_deploy(host):
 def test_rollback_to_a_named_release(host):
     first, second, third = (host.deploy(f"v{number}")["release"] for number in range(3))
     assert host.rollback(first)["release"] == first
-    assert host.module.good(SLUG) == [second, first]
+    assert host.records.good(SLUG) == [second, first]
     assert third in host.releases
+
+
+def test_back_is_never_forward(host):
+    first, second, _ = (host.deploy(f"v{number}")["release"] for number in range(3))
+    host.rollback(first)
+    assert "has no good release to go back to" in host.refused(host.rollback)
+    assert (host.live, second in host.records.good(SLUG)) == (first, True)
+
+
+def test_the_release_that_is_left_is_bad_from_the_switch_on(host):
+    first, second = host.deploy("v1")["release"], host.deploy("v2")["release"]
+    real = host.module._front
+    seen = []
+
+    def look(run, sha):
+        seen.append(host.records.good(SLUG))
+        return real(run, sha)
+
+    host.module._front = look
+    host.rollback()
+    assert seen == [[first]] and second not in host.records.good(SLUG)
+
+
+def test_rollback_with_the_database_of_the_last_time(host):
+    """What was written while the release was live again is in the later dump, and not in the first."""
+    first = host.deploy("v1")["release"]
+    host.pending = True
+    second = host.deploy("v2")
+    host.rollback(restore_database=True)
+    assert ("exchange", second["dump"]) in host.events
+    host.migrations.remove("pages.0002_more")
+    host.pending = True
+    third = host.deploy("v3")
+    host.events.clear()
+    done = host.rollback(restore_database=True)
+    assert (done["release"], done["moved"]) == (first, [])
+    assert [event for event in host.events if event[0] == "exchange"] == [
+        ("exchange", third["dump"]),
+        ("exchange", "settle"),
+    ]
+
+
+def test_rollback_with_a_database_that_has_not_moved(host):
+    host.deploy("v1")
+    host.deploy("v2")
+    host.rollback(restore_database=True)
+    assert "exchange" not in [event[0] for event in host.events]
+
+
+def test_rollback_without_the_dump(host):
+    host.deploy("v1")
+    host.pending = True
+    dump = host.deploy("v2")["dump"]
+    os.unlink(dump)
+    assert f"The dump from before the migrations since then is not on web1 any more: {dump}" in host.refused(
+        host.rollback, restore_database=True
+    )
+
+
+def test_a_failed_rollback_puts_the_database_back(host):
+    host.deploy("v1")
+    host.pending = True
+    second = host.deploy("v2")["release"]
+    host.front = {"status": "unhealthy", "message": "502"}
+    told = host.refused(host.rollback, restore_database=True)
+    assert told.endswith(f"Release {second} serves again. The database is back.")
+    assert [event[1] for event in host.events if event[0] == "exchange"][-1] == "back"
 
 
 def test_rollback_tells_how_far_the_database_has_moved(host):
@@ -750,7 +924,9 @@ def test_a_rollback_that_fails_leaves_the_live_release(host, where):
     assert f"The rollback of {SLUG} on web1 to {first} failed at step " in told
     assert f"Release {second} " in told
     assert (host.live, host.up) == (second, {second})
-    assert host.module.good(SLUG) == [first, second]
+    assert host.records.good(SLUG) == [first, second]
+    failed = next(record for record in host.history if record["outcome"] == "failed")
+    assert (failed["release"], failed["action"]) == (first, "rollback") and failed["reason"] and failed["step"]
 
 
 # One at a time
@@ -789,6 +965,9 @@ def test_the_second_is_told_who_holds_it(host):
             )
             assert host.refused(host.rollback) == told
             assert untouched(host)
+            (host.folder / "current").symlink_to("releases/x")
+            assert host.refused(host.module.settle, SLUG, host.site) == told
+            (host.folder / "current").unlink()
         finally:
             # The lock dies with its process: nothing to clean.
             process.send_signal(signal.SIGKILL)
@@ -962,6 +1141,15 @@ def test_settle(host):
     restarted = ["restart " + unit for unit in (f"{live}.service", "celery")]
     systemd.units["beat"] = ("inactive", "disabled")
     assert host.module.settle(SLUG, host.site, restart=True) == restarted
+    # Not while a restore is half done, and only a release that is well afterwards is one.
+    host.interrupted = True
+    assert "was interrupted and is being put back" in host.refused(host.module.settle, SLUG, host.site)
+    host.interrupted = False
+    host.health = {"status": "unhealthy", "message": "ImproperlyConfigured"}
+    assert "restarted with what changed, is not healthy: ImproperlyConfigured" in host.refused(
+        host.module.settle, SLUG, host.site, restart=True
+    )
+    assert host.module.settle(SLUG, host.site) == []
     systemd.fails = "celery"
     assert host.refused(host.module.settle, SLUG, host.site, restart=True) == (
         "celery does not start again: Job failed. Try: journalctl -u celery"

@@ -102,10 +102,16 @@ def test_stop(units, systemd):
 
 
 def test_enable_asks_first(units, systemd):
-    assert units.enable(["a.service"]) is True
+    systemd.answers["is-enabled"] = "enabled\nenabled\n"
+    assert units.enable(["a.service", "b.service"]) is True
     assert systemd.verbs == ["is-enabled"]
     systemd.calls.clear()
-    systemd.fails = {"is-enabled"}
+    # It ends well where one of them is enabled.
+    systemd.answers["is-enabled"] = "enabled\ndisabled\n"
+    assert units.enable(["a.service", "b.service"]) is True
+    assert systemd.verbs == ["is-enabled", "enable"]
+    systemd.calls.clear()
+    systemd.answers["is-enabled"] = "disabled\n"
     assert units.enable(["a.service"]) is True
     assert systemd.verbs == ["is-enabled", "enable"]
     systemd.fails.add("enable")
@@ -157,11 +163,41 @@ def test_main_pid(units, systemd):
 
 
 @pytest.mark.parametrize(
-    ("shown", "used"), [("52428800\n", 52428800), ("[not set]\n", 0), ("18446744073709551615\n", 0), ("", 0)]
+    ("path", "text", "used"),
+    [
+        ("memory.stat", "anon 52428800\nfile 2147483648\n", 52428800),
+        ("../memory/sum.slice/memory.stat", "cache 2147483648\nrss 1048576\n", 1048576),
+        ("memory.stat", "nothing\n", 0),
+        (None, "", 0),
+    ],
 )
-def test_memory(units, systemd, shown, used):
-    systemd.answers["show"] = shown
+def test_memory_is_what_the_kernel_cannot_take_back(units, systemd, tmp_path, path, text, used):
+    units.CGROUPS = str(tmp_path)
+    systemd.answers["show"] = "/sum.slice\n"
+    if path:
+        place = (tmp_path / "sum.slice" / path).resolve()
+        place.parent.mkdir(parents=True)
+        place.write_text(text)
     assert units.memory(SLUG, RELEASE) == used
+
+
+def test_memory_of_what_does_not_run(units, systemd):
+    systemd.answers["show"] = "\n"
+    assert units.memory(SLUG, RELEASE) == 0
+
+
+@pytest.mark.parametrize("shown", ["ActiveState=active\nNRestarts=1\n", "ActiveState=activating\nNRestarts=0\n"])
+def test_a_beat_that_does_not_stay_up(units, systemd, shown):
+    systemd.answers["show"] = "ActiveState=active\nNRestarts=0\n"
+    assert units.steady_background(SLUG, BOTH, 1.0) is True
+    systemd.answers["show"] = shown
+    with pytest.raises(CommandExecutionError, match="does not stay up on the new release"):
+        units.steady_background(SLUG, BOTH, 1.0)
+
+
+def test_disable(units, systemd):
+    assert units.disable([]) is units.disable(["a.service"]) is True
+    assert systemd.calls == [["disable", "--now", "--quiet", "a.service"]]
 
 
 def test_live(units, monkeypatch):

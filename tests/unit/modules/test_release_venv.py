@@ -91,6 +91,7 @@ def test_a_file_that_is_missing_is_left_to_uv(checkout):
         "-e .", "-e.", "--editable .", "--editable=.", "-e ./lib", "-e lib", ".", "./lib", ".[prod]", "..",
         "../lib", "lib/", "libs/acme", "file:./lib", "file:///opt/lib", "/opt/lib", "acme @ file:./lib",
         "acme @ file:///opt/lib",
+        "vendor/pkg  # our fork", "vendor/pkg[prod]", "vendor/pkg ; python_version > '3'", "acme @ vendor/acme",
         "acme@ ./lib", "acme @ ./lib", "  .", "acme[extra] @ file:lib", "./wheels/acme-1.0-py3-none-any.whl",
     ],
 )  # fmt: skip
@@ -112,6 +113,11 @@ def test_what_installs_the_checkout_belongs_to_one_release(checkout, line):
 def test_what_does_not_is_shared(checkout, line):
     checkout.write(requirements_txt=f"Django==5.2\n{line}\n")
     assert checkout.key(release="r1") == checkout.key(release="r2")
+
+
+def test_a_pyproject_belongs_to_one_release(checkout):
+    checkout.write(**{"pyproject.toml": "[project]\ndependencies = ['acme @ file:./lib']\n"})
+    assert checkout.key(release="r1", name="pyproject.toml") != checkout.key(release="r2", name="pyproject.toml")
 
 
 def test_the_checkout_named_in_a_nested_file(checkout):

@@ -3,12 +3,16 @@ The systemd units that run a site's releases: one gunicorn instance per release,
 """
 
 import contextlib
+import glob
 import os
+import re
 import time
 
 from salt.exceptions import CommandExecutionError
 
 CGROUPS = "/sys/fs/cgroup"
+UNITS = "/etc/systemd/system"
+SITES = "/etc/goldenpath/sites"
 
 
 def _systemctl(*argv, timeout=700):
@@ -349,6 +353,53 @@ def memory(slug, release):
         with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:
             return int(dict(line.split() for line in stream)[key]) if group else 0
     return 0
+
+
+def strangers(slugs):
+    """
+    Sites that this host still runs and nobody asks for any more.
+
+    slugs (list)
+        The pillar's sites.
+
+    Returns a sorted list of slugs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release_units.strangers '["acme-kitchens"]'
+    """
+    known = {os.path.basename(path)[: -len(".json")] for path in glob.glob(f"{SITES}/*.json")}
+    return sorted(known - set(slugs))
+
+
+def retire(slug):
+    """
+    Stop a site for good: its units go, also at boot. Its folder, database and backups stay.
+
+    slug (str)
+        The site.
+
+    Returns the units that were removed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release_units.retire old-site
+    """
+    stop(slug, running(slug))
+    files = sorted(glob.glob(f"{UNITS}/sum-{slug}-*.service") + glob.glob(f"{UNITS}/sum-{slug}-*@.socket"))
+    # No slug ends where another goes on: -gunicorn and -celery are units, and not the end of a longer slug.
+    names = [os.path.basename(path) for path in files
+             if re.fullmatch(rf"sum-{re.escape(slug)}-(gunicorn|celery|celerybeat)@?\.\w+", os.path.basename(path))]  # fmt: skip
+    disable([name for name in names if "@" not in name])
+    for name in names:
+        os.unlink(f"{UNITS}/{name}")
+    _systemctl("daemon-reload")
+    os.unlink(f"{SITES}/{slug}.json")
+    return names
 
 
 def live(slug):

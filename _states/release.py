@@ -124,6 +124,38 @@ def live(name):
     return _live(name, restart=False)
 
 
+def retired(name, sites):
+    """
+    A site that has left the pillar runs no more, also not after a reboot. Its folder and database stay.
+
+    name (str)
+        Only names the state.
+    sites (list)
+        The slugs that the pillar has.
+
+    .. code-block:: yaml
+
+        site-retired:
+          release.retired:
+            - name: sites
+            - sites: [acme-kitchens]
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "No other site runs here"}
+    gone = __salt__["release_units.strangers"](sites)
+    if not gone:
+        return ret
+    ret["comment"] = "\n".join(
+        f"{slug} is not in the pillar: its units {'would be' if __opts__['test'] else 'were'} stopped and removed; "
+        f"/srv/sum/{slug} and the database sum-{slug} stay"
+        for slug in gone
+    )
+    if __opts__["test"]:
+        ret.update(result=None, changes={slug: {"old": "running", "new": "stopped"} for slug in gone})
+        return ret
+    ret["changes"] = {slug: {"old": __salt__["release_units.retire"](slug), "new": []} for slug in gone}
+    return ret
+
+
 def mod_watch(name, sfun=None, **kwargs):
     """
     Called by Salt instead of ``live`` when a watched file changed.

@@ -22,6 +22,12 @@ site-reload:
         - file: site-sandbox
 {%- endif %}
 
+# Its workers would go on sending mail.
+site-retired:
+  release.retired:
+    - name: sites
+    - sites: {{ pillar.sites | list | tojson }}
+
 {%- for slug, site in pillar.sites.items() %}
 {%- set user = "sum-" ~ slug %}
 

@@ -204,3 +204,29 @@ def test_live(units, monkeypatch):
     assert units.live("no-such-site") is None
     monkeypatch.setattr(os, "readlink", {"/srv/sum/acme/current": f"releases/{RELEASE}"}.__getitem__)
     assert units.live(SLUG) == RELEASE
+
+
+@pytest.fixture
+def host(units, tmp_path):
+    units.SITES, units.UNITS = str(tmp_path / "sites"), str(tmp_path / "units")
+    for name in ("sites/acme.json", "sites/acme-two.json", "units/sum-acme-gunicorn@.service",
+                 "units/sum-acme-gunicorn@.socket", "units/sum-acme-gunicorn.service", "units/sum-acme-celery.service",
+                 "units/sum-acme-celerybeat.service", "units/sum-acme-two-celery.service",
+                 "units/other.service"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+def test_strangers(units, host):
+    assert units.strangers(["acme", "acme-two"]) == []
+    assert units.strangers(["acme-two"]) == ["acme"]
+
+
+def test_retire(units, systemd, host):
+    assert len(units.retire("acme")) == 5
+    assert sorted(os.listdir(host / "units")) == ["other.service", "sum-acme-two-celery.service"]
+    assert os.listdir(host / "sites") == ["acme-two.json"]
+    assert ["disable", "--now", "--quiet", "sum-acme-celery.service", "sum-acme-celerybeat.service",
+            "sum-acme-gunicorn.service"] in systemd.calls  # fmt: skip
+    assert "daemon-reload" in systemd.verbs

@@ -390,10 +390,9 @@ def retire(slug):
         salt-ssh web1 release_units.retire old-site
     """
     stop(slug, running(slug))
-    files = sorted(glob.glob(f"{UNITS}/sum-{slug}-*.service") + glob.glob(f"{UNITS}/sum-{slug}-*@.socket"))
-    # No slug ends where another goes on: -gunicorn and -celery are units, and not the end of a longer slug.
-    names = [os.path.basename(path) for path in files
-             if re.fullmatch(rf"sum-{re.escape(slug)}-(gunicorn|celery|celerybeat)@?\.\w+", os.path.basename(path))]  # fmt: skip
+    # Not those of a longer slug that begins with this one.
+    own = re.compile(rf"sum-{re.escape(slug)}-(gunicorn|celery|celerybeat)@?\.(service|socket)")
+    names = sorted(name for name in os.listdir(UNITS) if own.fullmatch(name))
     disable([name for name in names if "@" not in name])
     for name in names:
         os.unlink(f"{UNITS}/{name}")

@@ -675,44 +675,12 @@ def test_what_a_killed_deploy_left_is_removed(host):
 # History
 
 
-def test_history_survives_a_torn_line(host):
-    first = host.deploy()["release"]
-    path = host.folder / "releases.jsonl"
-    with path.open("a") as file:
-        file.write('{"release": "torn", "outc')
-    assert [record["release"] for record in host.history] == [first]
-    second = host.deploy("v2")["release"]
-    assert [record["release"] for record in host.history] == [first, second]
-    assert host.records.read(SLUG, 1)[0]["release"] == second
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_no_history(host):
-    assert host.history == host.records.good(SLUG) == []
-
-
 def record(host, release, outcome, action="deploy", folder=True, **more):
     host.records.add(
         SLUG, {"release": release, "outcome": outcome, "action": action, "ref": release, "sha": SHA, **more}
     )
     if folder:
         (host.folder / "releases" / release).mkdir(exist_ok=True)
-
-
-def test_good(host):
-    record(host, "a", "live")
-    record(host, "b", "failed")
-    record(host, "c", "live")
-    record(host, "d", "live", folder=False)
-    record(host, "e", "live")
-    record(host, "e", "bad")
-    record(host, "f", "bad")
-    assert host.records.good(SLUG) == ["a", "c"]
-    # Live again: it counts as newer.
-    record(host, "a", "live", "rollback")
-    assert host.records.good(SLUG) == ["c", "a"]
-    record(host, "c", "failed")
-    assert host.records.good(SLUG) == ["c", "a"], "another try that failed says nothing of the one that was good"
 
 
 # Links

@@ -34,7 +34,7 @@ test-fast: setup ## all tests that need no host, about a minute
 	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
 
 test-hosts: setup lab ## the tests on real systemd hosts, as root
-	@$(SUDO) $(BIN)/pytest -q -n 3 --dist loadfile tests/hosts
+	@$(SUDO) $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/hosts
 
 test: lint test-fast test-hosts ## all tests
 

@@ -9,6 +9,8 @@ import time
 
 SLOW = "/slow/?seconds=3"
 UPLOAD = "/upload/"
+# Seconds between an answer and a client's next question: the load is on the site, and not on the machine's two cores.
+THINK = 0.05
 
 
 class Load:
@@ -95,7 +97,7 @@ class Load:
                 self.done.append((began, ended, path, status))
                 if status not in (200, 201):
                     self.failures.append((round(began, 2), path, status))
-            time.sleep(0.02)
+            time.sleep(THINK)
 
     @property
     def requests(self):

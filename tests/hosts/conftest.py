@@ -130,4 +130,25 @@ def world(request):
     return request.getfixturevalue(request.param)
 
 
+def turns(fixture, names):
+    """Parametrise a test by names, each on one of the two Debian releases in turn.
+
+    fixture
+        the fixture that takes the release as its parameter (str)
+    names
+        the test's parameter `name` (iterable of str)
+    """
+    pairs = [(("bookworm", "trixie")[at % 2], name) for at, name in enumerate(names)]
+    return pytest.mark.parametrize((fixture, "name"), pairs, indirect=[fixture])
+
+
+# Files run side by side: the longest begin first, so that none is left alone at the end.
+LONGEST_FIRST = ("test_zero_downtime", "test_redis", "test_backup", "test_deploy", "test_firewall", "test_site")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: at for at, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 __all__ = ["DOMAIN", "ROOT", "SLUG", "World"]

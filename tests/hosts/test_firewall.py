@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from .conftest import turns
+
 LISTENER = """
 import socket, time
 for family, address in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
@@ -55,9 +57,9 @@ def answers(world, other, port):
     return [world.host.port_open(port, from_host=other, ipv6=ipv6) for ipv6 in (False, True)]
 
 
-@pytest.mark.parametrize("how", OPENED)
-def test_drift_is_told_and_healed(world, other, how):
-    command, names = OPENED[how]
+@turns("world", OPENED)
+def test_drift_is_told_and_healed(world, other, name):
+    command, names = OPENED[name]
     world.sh(command)
     result, changes, comment = firewall(world, "test=True")
     assert result is None

@@ -1,7 +1,9 @@
 #!/usr/bin/python3 -I
 # Managed by Golden Path: local changes are overwritten.
 """
-/opt/goldenpath/alert UNIT: tell the pillar's targets that a unit failed, once an hour for each unit.
+/opt/goldenpath/alert UNIT: tell the pillar's targets that a unit failed, once an hour for each unit and sentence.
+
+What a target does not take is kept, and told when the unit of this program starts again.
 
 A webhook gets JSON: host, unit, what (one sentence), since, lines (the journal's last) and repeated (how many
 failures were not told since the last alert). Mail goes through the host's sendmail.
@@ -39,6 +41,8 @@ def secrets(config):
             ):
                 if not PLAIN.fullmatch(name):
                     values.add(re.sub(r'\\(["\\$`])', r"\1", value))
+    # A message has lines: a key of many is masked in each of them.
+    values |= {line.strip() for value in values for line in value.splitlines()}
     return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
 
 
@@ -54,15 +58,17 @@ def shown(*argv):
     return subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False).stdout
 
 
-def message(unit, config, repeated):
-    """What is told about a unit."""
-    facts = dict(
-        line.split("=", 1)
-        for line in shown("systemctl", "show", "--timestamp=utc", unit, "--property",
-                          "Description,Result,ExecMainStatus,InactiveEnterTimestamp,StateChangeTimestamp").splitlines()
-        if "=" in line
-    )  # fmt: skip
-    lines = shown("journalctl", "--unit", unit, "--lines", str(LINES), "--output", "cat", "--no-pager", "--quiet")
+def facts_of(unit):
+    """What systemd knows of a unit."""
+    names = "Description,Result,ExecMainStatus,InvocationID,ActiveState,InactiveEnterTimestamp,StateChangeTimestamp"
+    lines = shown("systemctl", "show", "--timestamp=utc", unit, "--property", names).splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def message(unit, config, facts, run, repeated):
+    """What is told about a unit: of the run that failed, and not of an older one."""
+    which = [f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"] if run else ["--unit", unit]
+    lines = shown("journalctl", *which, "--lines", str(LINES), "--output", "cat", "--no-pager", "--quiet")
     values = secrets(config)
     told = [masked(line, values)[:500] for line in lines.splitlines() if line.strip()]
     # A job of ours says its sentence with a way out.
@@ -71,7 +77,7 @@ def message(unit, config, repeated):
     return {
         "host": config["host"],
         "unit": unit,
-        "what": sentences[-1] if sentences else f"{facts.get('Description') or unit} failed ({ended})",
+        "what": "\n".join(dict.fromkeys(sentences[-5:])) or f"{facts.get('Description') or unit} failed ({ended})",
         "since": facts.get("InactiveEnterTimestamp") or facts.get("StateChangeTimestamp"),
         "lines": told,
         "repeated": repeated,
@@ -109,6 +115,19 @@ def mail(address, body):
     return f"no mail was sent: sendmail ended with {done.returncode}" if done.returncode else None
 
 
+def keep(path, state):
+    """Write down what was told, and what is yet to be."""
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(state, stream)
+    os.rename(path + ".new", path)
+
+
+SENDERS = {
+    "webhook": lambda target, body: post(target, body),
+    "mail": lambda target, body: mail(target, body),
+}
+
+
 def main(unit):
     """Tell, or count what is not told. Returns an exit status."""
     with open(CONFIG, encoding="utf-8") as stream:
@@ -119,22 +138,39 @@ def main(unit):
         with open(path, encoding="utf-8") as stream:
             last = json.load(stream)
     except (OSError, ValueError):
-        last = {"told": 0, "repeated": 0}
-    # A clock that was set back does not silence anything.
-    if 0 <= time.time() - last["told"] < QUIET:
-        last["repeated"] += 1
-        faults = []
-    else:
-        body = message(unit, config, last["repeated"])
-        faults = [post(config["webhook"], body)] if config.get("webhook") else []
-        faults += [mail(config["mail"], body)] if config.get("mail") else []
-        faults = [fault for fault in faults if fault]
-        if not faults:
-            last = {"told": time.time(), "repeated": 0}
-    with open(path + ".new", "w", encoding="utf-8") as stream:
-        json.dump(last, stream)
-    os.rename(path + ".new", path)
-    for fault in faults:
+        last = {}
+    last = {"told": {}, "left": {}, "repeated": 0, **last}
+    left, facts, targets = last["left"], facts_of(unit), [name for name in SENDERS if config.get(name)]
+    # systemd tells from 251 on which run failed; before that it is taken for the last one.
+    run = os.environ.get("MONITOR_INVOCATION_ID") or facts.get("InvocationID")
+    # Started again for what was left, there is nothing new.
+    again = left and (run == last.get("run") or facts.get("Result") == "success")
+    if targets and not again:
+        last["run"] = run
+        body = message(unit, config, facts, run, last["repeated"])
+        # The same but for its figures is the same.
+        key = re.sub(r"\d+", "", body["what"])
+        # A clock that was set back does not silence anything.
+        last["told"] = {key: at for key, at in last["told"].items() if 0 <= time.time() - at < QUIET}
+        if key in last["told"]:
+            last["repeated"] += 1
+        else:
+            last["told"][key] = time.time()
+            last["repeated"] = 0
+            left[key] = {"body": body, "targets": targets}
+    # What is yet to be told survives whatever ends this.
+    keep(path, last)
+    faults = {}
+    for item in left.values():
+        for name in [name for name in item["targets"] if name not in faults]:
+            fault = SENDERS[name](config[name], item["body"]) if name in targets else None
+            if fault:
+                faults[name] = fault
+            else:
+                item["targets"].remove(name)
+    last["left"] = {key: item for key, item in left.items() if item["targets"]}
+    keep(path, last)
+    for fault in faults.values():
         print(f"{unit} failed, and {fault}. Try: the `alerts` of the pillar", file=sys.stderr)
     return 1 if faults else 0
 

@@ -25,7 +25,9 @@ def alert(tmp_path, monkeypatch):
         "systemctl": "Description=Golden Path: backup\nResult=exit-code\nExecMainStatus=1\n",
         "journalctl": "",
     }
-    monkeypatch.setattr(module, "shown", lambda *argv: module.said[argv[0]])
+    module.asked = []
+    monkeypatch.setattr(module, "shown", lambda *argv: (module.asked.append(argv), module.said[argv[0]])[1])
+    monkeypatch.delenv("MONITOR_INVOCATION_ID", raising=False)
 
     def configure(**more):
         (tmp_path / "alert.json").write_text(json.dumps({"host": "web1", "secrets": [CANARY], **more}))
@@ -53,6 +55,46 @@ def test_a_unit_that_says_nothing_is_told_by_its_result(alert):
     assert alert.sent[0][1]["what"] == "Golden Path: backup failed (exit-code, status 1)"
 
 
+def test_only_the_lines_of_the_run_that_failed(alert, monkeypatch):
+    alert.main("a.service")
+    assert "--unit" in alert.asked[-1]
+    alert.said["systemctl"] += "InvocationID=aa11\n"
+    alert.main("b.service")
+    assert "_SYSTEMD_INVOCATION_ID=aa11" in alert.asked[-1] and "--unit" not in alert.asked[-1]
+    monkeypatch.setenv("MONITOR_INVOCATION_ID", "bb22")
+    alert.main("c.service")
+    assert "_SYSTEMD_INVOCATION_ID=bb22" in alert.asked[-1]
+
+
+def test_every_line_of_a_secret_is_hidden(alert, tmp_path, monkeypatch):
+    key = "-----BEGIN KEY-----\nfirst-line-canary\nsecond-line-canary\n-----END KEY-----\n"
+    (tmp_path / "env").write_text('SIGNING="third-line-canary\nfourth-line-canary"\n')
+    monkeypatch.setattr(alert.glob, "glob", lambda _: [str(tmp_path / "env")])
+    alert.configure(webhook="https://hooks.example/a", secrets=[key])
+    alert.said["journalctl"] = "".join(f"{word}-line-canary\n" for word in ("first", "second", "third", "fourth"))
+    alert.main("a.service")
+    assert "canary" not in json.dumps(alert.sent) and "**********" in json.dumps(alert.sent)
+
+
+def test_every_sentence_of_a_run_is_told(alert):
+    alert.said["journalctl"] = "one failed. Try: x\none failed. Try: x\ntwo failed. Try: y\n"
+    alert.main("a.service")
+    assert alert.sent[0][1]["what"] == "one failed. Try: x\ntwo failed. Try: y"
+
+
+def test_another_sentence_is_told_at_once(alert):
+    for sentence in (
+        "disk has 9 left. Try: x",
+        "disk has 8 left. Try: x",
+        "redis failed. Try: y",
+        "disk has 7. Try: x",
+    ):
+        alert.said["journalctl"] = sentence
+        alert.main("a.service")
+    assert [body["what"][:5] for _, body in alert.sent] == ["disk ", "redis", "disk "]
+    assert "7" in alert.sent[2][1]["what"]
+
+
 def test_once_an_hour_and_for_each_unit(alert, monkeypatch):
     for _ in range(3):
         alert.main("a.service")
@@ -71,6 +113,37 @@ def test_what_was_not_taken_is_told_next_time(alert, monkeypatch, capsys):
     monkeypatch.setattr(alert, "post", lambda *_: "the webhook took no alert: HTTPError 500")
     assert alert.main("a.service") == 1
     assert "the webhook took no alert" in capsys.readouterr().err
+    monkeypatch.setattr(alert, "post", lambda url, body: alert.sent.append((url, body)))
+    assert alert.main("a.service") == 0 and len(alert.sent) == 1
+
+
+def test_a_target_that_was_told_is_not_told_again_for_another(alert, monkeypatch):
+    """The webhook is down for hours: the unit of this program starts it again, the mail has gone out long ago."""
+    alert.configure(webhook="https://hooks.example/a", mail="ops@acme.example")
+    alert.said.update(systemctl="Result=exit-code\nInvocationID=aa11\n", journalctl="The backup failed. Try: df")
+    down = []
+    monkeypatch.setattr(alert, "post", lambda *_: down.append(1) or "the webhook took no alert: TimeoutError")
+    now = alert.time.time()
+    for hours in range(4):
+        monkeypatch.setattr(alert.time, "time", lambda hours=hours: now + hours * 3600)
+        assert alert.main("a.service") == 1
+    assert [target for target, _ in alert.sent] == ["ops@acme.example"] and len(down) == 4
+    # By then the unit runs again, and is well.
+    alert.said.update(systemctl="Result=success\nInvocationID=bb22\n", journalctl="")
+    monkeypatch.setattr(alert, "post", lambda url, body: alert.sent.append((url, body)))
+    assert alert.main("a.service") == 0
+    assert alert.sent[-1][0] == "https://hooks.example/a" and alert.sent[-1][1]["what"] == "The backup failed. Try: df"
+    assert len(alert.sent) == 2
+
+
+def test_what_is_yet_to_be_told_survives_a_kill(alert, monkeypatch):
+    def killed(*_):
+        raise SystemExit(143)
+
+    monkeypatch.setattr(alert, "post", killed)
+    alert.said.update(systemctl="Result=exit-code\nInvocationID=aa11\n")
+    with pytest.raises(SystemExit):
+        alert.main("a.service")
     monkeypatch.setattr(alert, "post", lambda url, body: alert.sent.append((url, body)))
     assert alert.main("a.service") == 0 and len(alert.sent) == 1
 

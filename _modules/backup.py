@@ -14,18 +14,23 @@ from salt.exceptions import CommandExecutionError
 PROGRAM = "/opt/goldenpath/backup"
 FOLDER = "/etc/goldenpath"
 SINCE = "/var/lib/goldenpath/backup/since.state"
+JOURNAL = "/var/lib/goldenpath/backup/{}.restore"
+SENDMAIL = "/usr/sbin/sendmail"
 
 
-def _program(*argv):
+def _program(*argv, bound=False):
     """
     Run the host's program; its answer, or its sentence as an error.
+
+    bound: it works under this process's lock, and does not outlive it.
     """
     if not os.path.exists(PROGRAM):
         raise CommandExecutionError(
             f"{__grains__['id']} makes no backups yet: there is no {PROGRAM}. "
             f"Try: salt-ssh {__grains__['id']} state.apply"
         )
-    done = subprocess.run([PROGRAM, *argv], capture_output=True, text=True, errors="replace", check=False)
+    before = ["setpriv", "--pdeathsig=KILL", "--"] if bound else []
+    done = subprocess.run([*before, PROGRAM, *argv], capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         last = done.stderr.strip() or f"{PROGRAM} ended with {done.returncode}"
         if "Traceback" in last:
@@ -151,10 +156,48 @@ def exchange(slug, dump=None, settle=False):
 
         salt-run state.orchestrate rollback pillar='{"site": "acme-kitchens", "restore_database": true}'
     """
-    return _program("exchange", slug, *(["--dump", dump] if dump else ["--settle" if settle else "--back"]))
+    return _program("exchange", slug, *(["--dump", dump] if dump else ["--settle" if settle else "--back"]), bound=True)
 
 
-def plan(slug, snapshot=None):
+def interrupted(slug):
+    """
+    Whether a restore of a site, or a rollback with its database, is under way or was interrupted. Asks for a file,
+    and no program.
+
+    slug (str)
+        The site.
+
+    Returns a boolean.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 backup.interrupted acme-kitchens
+    """
+    return os.path.exists(JOURNAL.format(slug))
+
+
+def heal(slug):
+    """
+    Put back what an interrupted restore left, for a caller that HOLDS the site's lock: nobody else works on it then.
+
+    slug (str)
+        The site.
+
+    Returns a sentence about what was found, or an empty string where there was nothing to heal. Raises
+    ``CommandExecutionError`` with one sentence; goldenpath-heal.service then goes on trying.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 cmd.run 'systemctl start goldenpath-heal'
+    """
+    return _program("exchange", slug, "--back", bound=True)["state"] if interrupted(slug) else ""
+
+
+def plan(slug, snapshot=None, wait=0):
     """
     What a restore of a site would do.
 
@@ -162,6 +205,8 @@ def plan(slug, snapshot=None):
         The site.
     snapshot (str)
         The snapshot; the newest where it is left out.
+    wait (int)
+        Seconds to wait for a backup that is under way.
 
     Returns a dictionary of facts, ``told`` being their sentence. Raises ``CommandExecutionError``.
 
@@ -171,7 +216,8 @@ def plan(slug, snapshot=None):
 
         salt-ssh web1 backup.plan acme-kitchens
     """
-    return _program("plan", *_words(slug, *([f"--snapshot={snapshot}"] if snapshot is not None else [])))
+    more = [f"--snapshot={snapshot}"] if snapshot is not None else []
+    return _program("plan", *_words(slug, *more, *([f"--wait={int(wait)}"] if wait else [])))
 
 
 def restore(slug, snapshot=None, keep_secret_key=False, wait=0):
@@ -198,10 +244,11 @@ def restore(slug, snapshot=None, keep_secret_key=False, wait=0):
     unit = f"goldenpath-restore@{slug}.service"
     answer = f"/run/goldenpath/restore-{slug}.answer"
     os.makedirs("/run/goldenpath", exist_ok=True)
-    if (
-        __salt__["cmd.retcode"](["systemctl", "is-active", "--quiet", unit], python_shell=False, ignore_retcode=True)
-        == 0
-    ):
+    # A oneshot that is under way is not active but activating.
+    state = __salt__["cmd.run_stdout"](
+        ["systemctl", "show", "--property=ActiveState", "--value", unit], python_shell=False, ignore_retcode=True
+    )
+    if state.strip() not in ("inactive", "failed", ""):
         raise CommandExecutionError(
             f"A restore of {slug} on {__grains__['id']} is under way. Try: systemctl status {unit}"
         )
@@ -274,7 +321,8 @@ def difference(part, pillar):
     pillar (dict)
         The host's pillar, with the defaults filled in.
 
-    Returns a dictionary of paths, each with two or three words.
+    Returns a dictionary of paths, each with two or three words. Raises ``CommandExecutionError`` for alerts by
+    mail on a host that cannot send any.
 
     CLI Example:
 
@@ -282,6 +330,11 @@ def difference(part, pillar):
 
         salt-ssh web1 state.apply backup test=True
     """
+    if part == "alert" and pillar["alerts"].get("mail") and not os.path.exists(SENDMAIL):
+        raise CommandExecutionError(
+            f"`alerts:mail` cannot be told from {__grains__['id']}: there is no {SENDMAIL}. "
+            "Try: install a mail server such as msmtp-mta there, or use alerts:webhook"
+        )
     changes = {}
     for path, text in wanted(part, pillar).items():
         try:

@@ -69,7 +69,7 @@ def restored(name, snapshot=None, confirm=None, who="unknown", wait=0):
             raise CommandExecutionError(
                 f"{__grains__['id']} has no site {name}. Try: name it under `sites:` in pillar/hosts"
             )
-        plan = __salt__["backup.plan"](name, snapshot)
+        plan = __salt__["backup.plan"](name, snapshot, wait)
         before = __salt__["release_units.live"](name)
         first = (
             "" if before else f" The release {plan['sha'][:8] if plan['sha'] else site['ref']} would be deployed first."

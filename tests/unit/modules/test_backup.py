@@ -2,7 +2,11 @@
 
 import json
 import os
+import pathlib
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 from salt.exceptions import CommandExecutionError
@@ -10,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from _modules import backup
 from _pillar import goldenpath as pillar_
 
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 CANARY = "s3cr3t-canary"
 PILLAR = {
     "sites": {
@@ -58,6 +63,9 @@ def pillar(**backup_):
         (lambda: backup.drill("acme", "1a2b3c4d"), "drill --snapshot=1a2b3c4d -- acme"),
         (lambda: backup.snapshots(), "list"),
         (lambda: backup.plan("acme"), "plan -- acme"),
+        (lambda: backup.plan("acme", "1a2b3c4d", 60), "plan --snapshot=1a2b3c4d --wait=60 -- acme"),
+        (lambda: backup.exchange("acme", "/x.dump"), "exchange acme --dump /x.dump"),
+        (lambda: backup.exchange("acme", settle=True), "exchange acme --settle"),
         (lambda: backup.freshness("acme"), "fresh -- acme"),
     ],
 )
@@ -88,6 +96,72 @@ def test_a_host_without_backups(host):
     os.unlink(host[0] / "program")
     assert backup.freshness("acme") == {"warnings": [], "refusals": []}
     assert "web1 makes no backups yet" in backup.run() and backup.__context__ == {"retcode": 1}
+
+
+def test_only_what_was_interrupted_is_healed(host, monkeypatch):
+    folder, program = host
+    monkeypatch.setattr(backup, "JOURNAL", f"{folder}/{{}}.restore")
+    program("""printf '{"state": "%s"}' "$*" """)
+    assert backup.interrupted("acme") is False and backup.heal("acme") == ""
+    (folder / "acme.restore").write_text("{}")
+    assert backup.interrupted("acme") is True and backup.interrupted("other") is False
+    assert backup.heal("acme") == "exchange acme --back"
+    program("echo 'Postgres refused. Try: x' >&2; exit 1")
+    with pytest.raises(CommandExecutionError, match="Postgres refused"):
+        backup.heal("acme")
+
+
+@pytest.mark.parametrize("call", ['exchange("acme", "/x")', 'exchange("acme")', 'heal("acme")'])
+def test_an_exchange_does_not_outlive_who_holds_the_lock(host, call):
+    folder, program = host
+    (folder / "acme.restore").write_text("{}")
+    program(f"echo $$ > {folder}/pid; exec sleep 60")
+    caller = subprocess.Popen(
+        [sys.executable, "-c", f"from _modules import backup\nbackup.PROGRAM = {str(folder / 'program')!r}\n"
+         f"backup.JOURNAL = {str(folder)!r} + '/{{}}.restore'\nbackup.{call}"], cwd=ROOT,
+    )  # fmt: skip
+    while not (folder / "pid").exists() or not (folder / "pid").read_text().strip():
+        assert caller.poll() is None
+        time.sleep(0.05)
+    pid = int((folder / "pid").read_text())
+    caller.kill()
+    caller.wait()
+    end = time.monotonic() + 5
+    while time.monotonic() < end and alive(pid):
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def alive(pid):
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
+            return stream.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("state", ["inactive", "failed", "activating", "active", "deactivating"])
+def test_a_second_restore_is_refused(host, monkeypatch, state):
+    started = []
+    monkeypatch.setitem(backup.__salt__, "cmd.run_stdout", lambda *_, **__: state)
+    monkeypatch.setattr(backup, "_write", lambda *_: None)
+    monkeypatch.setattr(backup.os, "makedirs", lambda *_, **__: None)
+    monkeypatch.setattr(backup.subprocess, "run", lambda argv, **_: started.append(argv))
+    with pytest.raises(CommandExecutionError, match="without an answer" if state in ("inactive", "failed") else "way"):
+        backup.restore("acme")
+    assert bool(started) is (state in ("inactive", "failed"))
+
+
+def test_alerts_by_mail_need_a_sendmail(host, monkeypatch):
+    by_mail = pillar()
+    by_mail["alerts"] = {"mail": "ops@acme.example"}
+    monkeypatch.setattr(backup, "SENDMAIL", str(host[0] / "sendmail"))
+    with pytest.raises(CommandExecutionError, match=r"`alerts:mail` cannot be told from web1: .* Try: "):
+        backup.difference("alert", by_mail)
+    assert backup.difference("backup", by_mail) and backup.difference("alert", pillar())
+    (host[0] / "sendmail").write_text("")
+    assert list(backup.configure("alert", by_mail).values()) == ["written"]
 
 
 def test_files_are_written_once_and_are_roots_alone(host):

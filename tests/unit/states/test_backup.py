@@ -65,7 +65,7 @@ def test_a_restore(host):
     ret = backup.restored("acme", confirm="acme", wait=5)
     assert ret["result"] is True and ret["changes"]["acme"]["rows"] == 3
     assert "a note" in ret["comment"] and "/x.dump" in ret["comment"]
-    assert host[1][-1] == ("restore", "acme", "1a2b3c4d", False, 5)
+    assert host[1][0] == ("plan", "acme", None, 5) and host[1][-1] == ("restore", "acme", "1a2b3c4d", False, 5)
 
 
 def test_a_key_of_the_pillar_stays(host, monkeypatch):

@@ -5,7 +5,7 @@
     "backup": ["backup of every site", "run", schedule.backup, "30min"],
     "drill": ["restore drill of every site", "drill", schedule.drill, "30min"],
     "check": ["prune and check the backups", "check", schedule.check, "30min"],
-    "watch": ["look for overdue backups and restless services", "watch", "*-*-* 00/6:15:00", "10min"],
+    "watch": ["look for overdue backups and restless services", "watch", "*-*-* *:00/15:00", "2min"],
 } %}
 
 include:
@@ -78,21 +78,30 @@ backup-service-restore:
     - source: salt://backup/files/restore.service
     - mode: '0644'
 
-backup-service-heal:
+{%- for kind in ("service", "path") %}
+
+backup-heal-{{ kind }}:
   file.managed:
-    - name: /etc/systemd/system/goldenpath-heal.service
-    - source: salt://backup/files/heal.service
+    - name: /etc/systemd/system/goldenpath-heal.{{ kind }}
+    - source: salt://backup/files/heal.{{ kind }}
     - mode: '0644'
+    - onchanges_in:
+        - module: backup-reload
+{%- endfor %}
 
 backup-reload:
   module.run:
     - name: service.systemctl_reload
     - onchanges:
         - file: backup-service-restore
-        - file: backup-service-heal
 
 backup-heal-enabled:
-  service.enabled:
-    - name: goldenpath-heal.service
+  service.running:
+    - name: goldenpath-heal.path
+    - enable: True
     - require:
         - module: backup-reload
+        - file: backup-program
+        - backup: backup-configured
+    - watch:
+        - file: backup-heal-path

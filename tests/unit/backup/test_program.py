@@ -5,7 +5,9 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,12 +101,13 @@ def test_media_list_sees_every_change(tmp_path):
     (tmp_path / "link").symlink_to("y")
     listed = backup.media_list(tmp_path)
     assert set(listed) == {"a/b/x.bin", "y", "link"} and listed["link"][2] == "-> y"
-    assert drill.media_difference(tmp_path, listed, backup.media_list(tmp_path)) == ""
+    assert drill.media_differences(listed, backup.media_list(tmp_path)) == []
     (tmp_path / "y").write_bytes(b"3")
     (tmp_path / "a/b/x.bin").unlink()
     (tmp_path / "new").write_bytes(b"")
-    words = drill.media_difference(tmp_path, listed, backup.media_list(tmp_path))
-    assert words == "a/b/x.bin is missing, y differs, new is not of this backup"
+    words = drill.media_differences(listed, backup.media_list(tmp_path))
+    assert words == ["a/b/x.bin is missing", "y differs", "new is not of this backup"]
+    assert drill.few(words * 2) == "a/b/x.bin is missing, y differs, new is not of this backup and 3 more"
 
 
 def test_frozen_media_stay_as_they_were(tmp_path):
@@ -132,18 +135,104 @@ def test_frozen_media_stay_as_they_were(tmp_path):
     ],
 )
 def test_less_than_half_is_refused(host, now, refused):
-    common.record("acme", good={"dump": 10 << 20, "tables": 10, "files": 100})
+    last = {"dump": 10 << 20, "tables": 10, "files": 100}
     if refused:
         with pytest.raises(common.Failed, match="less than half"):
-            backup.shrunk("acme", *now)
+            backup.shrunk("acme", last, *now)
     else:
-        backup.shrunk("acme", *now)
+        backup.shrunk("acme", last, *now)
 
 
-def test_small_sites_may_shrink(host):
-    backup.shrunk("acme", 1, 1, 1)
-    common.record("acme", good={"dump": 1000, "tables": 1, "files": 3})
-    backup.shrunk("acme", 10, 1, 0)
+def test_small_sites_may_shrink():
+    backup.shrunk("acme", {}, 1, 1, 1)
+    backup.shrunk("acme", {"dump": 1000, "tables": 1, "files": 3}, 10, 1, 0)
+
+
+def test_a_host_without_a_record_asks_the_snapshots(host, monkeypatch):
+    """A host that replaces a lost one, and one that has a repository of yet no snapshot."""
+    tags = ["site=acme", "dump=99", "tables=7", "files=40"]
+    item = {"id": "a" * 64, "time": "2026-11-20T01:02:03Z", "hostname": "web1", "paths": ["/p"], "tags": tags}
+    fake_restic(monkeypatch, (0, json.dumps([item])), MISSING, (0, ""), (0, "[]"))
+    found = backup.held_before("acme", CONFIG)
+    assert (found["dump"], found["tables"], found["files"]) == (99, 7, 40)
+    os.unlink(repository.KNOWN)
+    assert backup.held_before("acme", {**CONFIG, "repository": str(host / "restic")}) == {}
+    common.record("acme", good={"files": 1})
+    assert backup.held_before("acme", CONFIG) == {"files": 1}
+
+
+def test_a_site_without_a_release_is_not_backed_up(host, monkeypatch, capsys):
+    """A host that was provisioned anew must not make an empty site the newest snapshot."""
+    monkeypatch.setattr(repository, "restic", lambda *_, **__: pytest.fail("asked restic"))
+    with pytest.raises(common.Failed, match="has no live release"):
+        backup.run("acme")
+    assert cli.main(["run"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"acme": {"skipped": "it has no live release"}}
+
+
+@pytest.fixture
+def staged(host, monkeypatch):
+    """Media with links to them in the staging folder, and a restic that keeps what it reads."""
+    media, staging = host / "srv/acme/media", host / "srv/acme/backups/staging"
+    media.mkdir()
+    (media / "log").write_text("one")
+    (media / "quiet").write_text("q")
+    backup.freeze(str(media), str(staging / "media"))
+    stored, forgotten = [], []
+
+    def store(slug, config, folder, manifest, files):
+        stored.append((dict(files), (staging / "media/log").read_text()))
+        return str(len(stored))
+
+    monkeypatch.setattr(backup, "_stored", store)
+    monkeypatch.setattr(repository, "restic", lambda config, *argv: forgotten.append(argv))
+    return media, staging, stored, forgotten
+
+
+def test_media_written_to_while_they_are_read_are_taken_again(staged, monkeypatch):
+    media, staging, stored, forgotten = staged
+    real = backup._stored
+
+    def store(*args):
+        (media / "log").write_text("one and more")
+        return real(*args)
+
+    monkeypatch.setattr(backup, "_stored", store)
+    files = backup.media_list(staging / "media")
+    snapshot, listed = backup._still("acme", CONFIG, str(staging), {}, files)
+    assert snapshot == "2" and forgotten == [("forget", "1")]
+    assert listed == backup.media_list(staging / "media") == stored[1][0] and stored[1][1] == "one and more"
+    # It is no link any more: what comes now does not reach it.
+    (media / "log").write_text("later")
+    assert (staging / "media/log").read_text() == "one and more"
+    assert os.stat(staging / "media/quiet").st_nlink == 2
+
+
+def test_media_that_never_rest_are_told(staged, monkeypatch):
+    media, staging, stored, forgotten = staged
+    names = iter(["a", "b", "c", "d"])
+
+    def store(*_):
+        # Another one each time.
+        (staging / "media" / next(names)).write_text("x")
+        return "0"
+
+    monkeypatch.setattr(backup, "_stored", store)
+    for name in "abcd":
+        (staging / "media" / name).write_text("")
+    with pytest.raises(common.Failed, match=r"1 media files changed in each of 3 tries, as c\. Try: "):
+        backup._still("acme", CONFIG, str(staging), {}, backup.media_list(staging / "media"))
+    assert len(forgotten) == 3
+
+
+def test_a_sample_has_limits():
+    listed = {f"f{n}": [10 << 20, n, "x"] for n in range(200)}
+    chosen = drill.choice(listed)
+    assert len(chosen) == 25 and chosen[0] == "f199"
+    small = {name: [1, *rest] for name, (_, *rest) in listed.items()}
+    assert len(set(drill.choice(small))) == drill.SAMPLE
+    assert drill.choice({"film": [9 << 30, 1, "x"], "page": [1, 0, "x"]}) == ["page"]
+    assert drill.choice({}) == []
 
 
 # --- the repository
@@ -155,6 +244,11 @@ def test_small_sites_may_shrink(host):
         ("Fatal: wrong password or no key found", "does not open the repository"),
         ("Fatal: unable to open config file: stat: no such file\nIs there a repository at the following location?",
          "is missing. Try: bring it back"),
+        ('Fatal: unable to open config file: Head "http://vault/config": dial tcp: connection refused\n'
+         "Is there a repository at the following location?", "cannot be reached"),
+        ("Fatal: unable to open config file: Access Denied.\nIs there a repository at the following location?",
+         "cannot be reached"),
+        ("Fatal: config cannot be loaded: unsupported repository version 9", "made by a newer restic"),
         ("Fatal: write /x: no space left on device", "has no space left"),
         ("subprocess ssh: Permission denied (publickey).", "cannot be reached"),
         ("ciphertext verification failed", "is damaged"),
@@ -213,6 +307,7 @@ def test_a_repository_is_made_once_and_never_again(host, monkeypatch):
     calls = fake_restic(monkeypatch, MISSING, (0, ""), (0, "fine"), MISSING)
     assert repository.restic(config, "backup", make=True) == "fine"
     assert [call[2] for call in calls] == ["backup", "init", "backup"]
+    assert all(call[1] == "--quiet" for call in calls)
     with pytest.raises(common.Failed, match="is missing"):
         repository.restic(config, "backup", make=True)
     assert len(calls) == 4
@@ -236,6 +331,10 @@ def test_own_snapshots_come_first(host, monkeypatch):
     assert repository.chosen(CONFIG, "acme")["host"] == "old"
     with pytest.raises(common.Failed, match="has no snapshot of acme"):
         repository.chosen(CONFIG, "acme")
+    # One that is named is found whoever made it.
+    fake_restic(monkeypatch, *[(0, json.dumps([theirs, *ours]))] * 2)
+    assert repository.chosen(CONFIG, "acme", "a" * 8)["host"] == "old"
+    assert repository.chosen(CONFIG, "acme", "latest")["id"][0] == "b"
 
 
 @pytest.mark.parametrize("wanted", ["--help", "; rm", "abc", "ABCDEF12", "g" * 8, ""])
@@ -289,13 +388,132 @@ def test_one_at_a_time(host):
 # --- the restore's key
 
 
-def test_the_secret_key_is_one_line_of_the_environment(tmp_path):
+@pytest.fixture
+def owner(monkeypatch):
+    """The numbers of the site's user, and to whom files were given."""
+    given = []
+    monkeypatch.setattr(common.pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid=4711, pw_gid=4712))
+    monkeypatch.setattr(common.os, "fchown", lambda fd, *numbers: given.append(numbers))
+    return given
+
+
+def test_the_secret_key_is_one_line_of_the_environment(tmp_path, owner):
     path = tmp_path / ".env"
     path.write_text('A="1"\nDJANGO_SECRET_KEY="old"\nB="x\ny"\n')
     path.chmod(0o600)
-    restore._set_key(str(path), 'a"b$c`d\\e')
+    restore._set_key("acme", str(path), 'a"b$c`d\\e')
     assert common.environment_file(path) == {"A": "1", "DJANGO_SECRET_KEY": 'a"b$c`d\\e', "B": "x\ny"}
     assert path.stat().st_mode & 0o777 == 0o600
+    # The site's user, whoever owns the file that is replaced.
+    assert owner == [(4711, 4712)]
+
+
+def test_an_exchange_keeps_the_old_environment_and_makes_missing_media(host, monkeypatch, owner):
+    folder = host / "srv/acme"
+    (folder / "restored/media").mkdir(parents=True)
+    (folder / "restored/media/theirs").write_text("")
+    (folder / ".env").write_text('DJANGO_SECRET_KEY="old"\n')
+    monkeypatch.setattr(database, "swap", lambda slug: None)
+    done = {"notes": []}
+    restore._exchange("acme", str(folder / "restored"), {"DJANGO_SECRET_KEY": "new"}, False, done)
+    assert os.listdir(folder / "media") == ["theirs"] and os.listdir(folder / "backups/media.old") == []
+    assert (folder / "backups/env.old").read_text() == 'DJANGO_SECRET_KEY="old"\n'
+    assert (folder / ".env").read_text() == 'DJANGO_SECRET_KEY="new"\n'
+    assert owner == [(4711, 4712)] * 2 and (folder / "backups/env.old").stat().st_mode & 0o777 == 0o600
+
+
+# --- space
+
+
+def test_needs_on_one_disk_add_up(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(common, "room", lambda path, needed, what: asked.append((path, needed)))
+    common.rooms([(str(tmp_path), 1), (str(tmp_path / "not/yet/there"), 2), ("/proc", 4)], "a test")
+    assert asked == [(str(tmp_path), 3), ("/proc", 4)]
+
+
+def test_a_program_cannot_fill_a_disk(tmp_path):
+    code, _ = common.run(["head", "-c", "1000000", "/dev/zero"], stdout=str(tmp_path / "out"), most=100_000)
+    assert code and (tmp_path / "out").stat().st_size == 100_000
+    assert common.run(["head", "-c", "1000", "/dev/zero"], stdout=str(tmp_path / "out"), most=100_000)[0] == 0
+
+
+def test_what_a_dump_lists():
+    lines = [
+        "3; 3079 16385 EXTENSION - hstore ",
+        "5; 2615 2200 SCHEMA - gis sum-acme",
+        "3360; 0 16390 TABLE DATA public spatial_ref_sys postgres",
+        "3361; 0 16391 TABLE DATA public a table sum-acme",
+        "215; 1259 16390 TABLE public spatial_ref_sys postgres",
+    ]
+    found = [match.groups() if (match := database._ENTRY.match(line)) else None for line in lines]
+    assert found == [
+        ("EXTENSION", "-", "hstore"),
+        ("SCHEMA", "-", "gis"),
+        ("TABLE DATA", "public", "spatial_ref_sys"),
+        ("TABLE DATA", "public", "a table"),
+        None,
+    ]
+
+
+# --- services that start again and again
+
+
+@pytest.fixture
+def services(host, monkeypatch):
+    """What systemd counts."""
+    (host / "records").mkdir()
+    counts, state = {}, {"heal": "inactive"}
+
+    def run(argv, **_):
+        if "ActiveState" in argv[2]:
+            return 0, state["heal"] + "\n"
+        assert "postgresql@*.service" in argv and "goldenpath-heal.service" in argv
+        blocks = [f"Id={unit}\nNRestarts={count}\n" for unit, count in counts.items()]
+        return 0, "\n".join(["Id=caddy.service\nNRestarts=0\n", *blocks])
+
+    monkeypatch.setattr(common, "run", run)
+    return counts, state
+
+
+def watched(capsys):
+    status = cli.main(["watch"])
+    said = capsys.readouterr()
+    return said.err.strip().splitlines() if status else []
+
+
+def test_a_rise_of_restarts_is_told_once(services, capsys):
+    counts, _ = services
+    assert watched(capsys) == []
+    counts["redis-server.service"] = 3
+    (told,) = watched(capsys)
+    assert told.startswith("redis-server.service on web1 failed and was started again, 3 times") and "Try: " in told
+    assert watched(capsys) == []
+    counts["redis-server.service"] = 4
+    assert "1 times" in watched(capsys)[0]
+    # Started by hand, and failing again.
+    counts["redis-server.service"] = 2
+    assert "2 times" in watched(capsys)[0]
+    counts.clear()
+    assert watched(capsys) == []
+
+
+def test_what_is_overdue_is_told_every_six_hours(services, host, capsys, monkeypatch):
+    os.symlink("releases/r", host / "srv/acme/current")
+    common.write(f"{common.RECORDS}/since.state", {"at": ago(50)})
+    assert "has never been, in 2 days" in watched(capsys)[0]
+    assert watched(capsys) == []
+    now = time.time()
+    monkeypatch.setattr(cli.time, "time", lambda: now + cli.AGAIN + 60)
+    assert "The last good backup" in watched(capsys)[0]
+
+
+def test_a_restore_that_nobody_heals_is_told(services, capsys):
+    common.write(common.journal("acme"), {"phase": "stopped"})
+    services[1]["heal"] = "activating"
+    assert watched(capsys) == []
+    services[1]["heal"] = "failed"
+    assert "A restore of acme on web1 was interrupted and is not healed" in watched(capsys)[0]
 
 
 # --- healing
@@ -322,9 +540,9 @@ def test_a_restore_that_touched_nothing_is_tidied_up(steps):
     folder, databases, done = steps
     databases.add("sum-acme.new")
     (folder / "backups/restore").mkdir()
-    common.write(restore.journal("acme"), {"phase": "prepare"})
+    common.write(common.journal("acme"), {"phase": "prepare"})
     assert "not touched" in restore.heal("acme")
-    assert done == ["drop sum-acme.new"] and not os.path.exists(restore.journal("acme"))
+    assert done == ["drop sum-acme.new"] and not os.path.exists(common.journal("acme"))
     assert os.listdir(folder / "backups") == []
 
 
@@ -341,10 +559,13 @@ def test_an_interrupted_exchange_is_put_back(steps, swapped, media):
         (folder / "media").mkdir()
         (folder / "media/theirs").write_text("restored")
     (folder / "maintenance").write_text("")
-    common.write(restore.journal("acme"), {"phase": "stopped", "release": "r"})
+    # A rollback had switched already.
+    os.symlink("releases/wanted", folder / "current")
+    common.write(common.journal("acme"), {"phase": "stopped", "release": "r"})
     assert "as they were before, and the site serves" in restore.heal("acme")
     assert os.listdir(folder / "media") == ["mine"] and not (folder / "maintenance").exists()
     assert ("swap back=True" in done) is swapped
+    assert os.readlink(folder / "current") == "releases/r"
     assert done[0] == "_stop" and "_start" in done and os.listdir(folder / "backups") == []
 
 
@@ -352,7 +573,210 @@ def test_a_proven_restore_is_finished(steps):
     folder, databases, done = steps
     databases |= {"sum-acme", "sum-acme.old"}
     (folder / "backups/media.old").mkdir()
-    common.write(restore.journal("acme"), {"phase": "proven"})
-    assert restore.heal("acme") == "The restored site serves"
+    (folder / "maintenance").write_text("")
+    common.write(common.journal("acme"), {"phase": "proven"})
+    assert restore.heal("acme") == "The restored site serves" and not (folder / "maintenance").exists()
     assert "drop sum-acme.old" in done and "_stop" not in done
     assert [name[:7] for name in os.listdir(folder / "backups")] == ["media-2"]
+
+
+# --- who heals, and when
+
+
+@pytest.fixture
+def healed(host, monkeypatch):
+    """A site with a journal, and the slugs that were healed."""
+    done = []
+
+    def heal(slug):
+        done.append(slug)
+        os.unlink(common.journal(slug))
+        return "All is well"
+
+    monkeypatch.setattr(restore, "heal", heal)
+    monkeypatch.setattr(cli.time, "sleep", lambda _, real=time.sleep: real(0.02))
+    common.write(common.journal("acme"), {"phase": "stopped"})
+    return done
+
+
+def heal_beside():
+    """`heal` as the unit runs it, in a thread. Returns the thread and what it answers."""
+    answer = []
+    thread = threading.Thread(target=lambda: answer.append(cli._heal(SimpleNamespace(site=None))))
+    thread.start()
+    return thread, answer
+
+
+def test_a_heal_waits_for_the_lock_and_then_looks_again(healed):
+    with common.undisturbed("acme", "restore", 0):
+        thread, answer = heal_beside()
+        time.sleep(0.2)
+        assert healed == [] and thread.is_alive()
+        os.unlink(common.journal("acme"))
+    thread.join(5)
+    assert answer == [{}] and healed == []
+
+
+def test_a_holder_that_died_is_healed_after(healed):
+    with common.undisturbed("acme", "restore", 0):
+        thread, answer = heal_beside()
+        time.sleep(0.1)
+    thread.join(5)
+    assert answer == [{"acme": "All is well"}] and healed == ["acme"]
+
+
+def test_one_site_does_not_wait_for_another(healed):
+    common.write(common.journal("other"), {"phase": "stopped"})
+    os.makedirs(common.root("other"))
+    with common.undisturbed("acme", "restore", 0):
+        thread, _ = heal_beside()
+        time.sleep(0.2)
+        assert healed == ["other"]
+    thread.join(5)
+    assert healed == ["other", "acme"]
+
+
+def test_what_is_under_way_for_long_is_no_fault(healed, monkeypatch):
+    monkeypatch.setattr(cli, "BUSY", 0.1)
+    monkeypatch.setattr(cli, "PATIENCE", 0)
+    with common.undisturbed("acme", "restore", 0):
+        assert cli._heal(SimpleNamespace(site=None)) == {} and healed == []
+
+
+def test_what_cannot_be_healed_is_tried_again_and_then_told(healed, monkeypatch):
+    def refuse(slug):
+        healed.append(slug)
+        raise common.Failed("Postgres refused: no. Try: x")
+
+    monkeypatch.setattr(restore, "heal", refuse)
+    monkeypatch.setattr(cli, "PATIENCE", 0.1)
+    with pytest.raises(common.Failed, match="The interrupted restore of acme on web1 is not healed: Postgres refused"):
+        cli._heal(SimpleNamespace(site=None))
+    assert len(healed) > 1
+
+
+def test_the_end_of_a_restore_is_answered_whoever_healed(healed, host, monkeypatch):
+    written, real = {}, common.write
+
+    def write(path, data, **options):
+        if path.endswith(".answer"):
+            written[path] = data
+        else:
+            real(path, data, **options)
+
+    monkeypatch.setattr(common, "write", write)
+    assert cli._end_of_restore("acme") == {"acme": "All is well"}
+    assert cli._end_of_restore("acme") == {"acme": "All is well"} and healed == ["acme"]
+    assert "was ended before it was done. All is well." in written["/run/goldenpath/restore-acme.answer"]["error"]
+
+
+def test_a_backup_heals_first(host, monkeypatch):
+    os.symlink("releases/r", host / "srv/acme/current")
+    order = []
+    monkeypatch.setattr(restore, "heal", lambda slug: order.append("heal"))
+    monkeypatch.setattr(database, "bytes_of", lambda name: order.append("dump") or 0)
+    with pytest.raises(common.Failed, match="there is no database"):
+        backup.run("acme")
+    assert order == ["heal", "dump"]
+
+
+# --- the exchange of a rollback
+
+
+@pytest.fixture
+def exchange(steps, monkeypatch):
+    """A site with a dump to go back to; what is done, in order."""
+    folder, databases, done = steps
+    databases.add("sum-acme")
+    os.symlink("releases/r", folder / "current")
+    dump = folder / "backups/x.dump"
+    dump.write_bytes(b"1234")
+    monkeypatch.setattr(database, "restore", lambda slug, path, name: (databases.add(name), done.append("restore"))[1])
+    for name, value in (("data_directory", str(folder)), ("bytes_of", 1000), ("counts", {"t": 1}), ("unsaved", ["x"])):
+        monkeypatch.setattr(database, name, lambda *_, value=value: value)
+    monkeypatch.setattr(database, "alone", lambda slug: done.append("alone"))
+    monkeypatch.setattr(database, "verify", lambda *_: None)
+
+    def dumped(slug, path):
+        done.append("dump")
+        with open(path, "w"):
+            pass
+        return {"tables": {}, "members": []}
+
+    monkeypatch.setattr(database, "dump", dumped)
+    monkeypatch.setattr(common, "rooms", lambda needs, what: done.append(sum(size for _, size in needs)))
+    return str(dump), databases, done
+
+
+def test_an_exchange(exchange):
+    dump, _, done = exchange
+    answer = restore.exchange("acme", dump)
+    assert done == [1008, "restore", "_stop", "alone", "dump", "swap back=False"]
+    assert os.path.exists(answer["safety"]) and "x are not in a dump" in answer["notes"][0]
+    assert os.path.exists(common.journal("acme"))
+    assert restore.settle("acme")["state"] == "The restored site serves"
+    assert not os.path.exists(common.journal("acme"))
+
+
+def test_no_exchange_without_a_safety_dump(exchange, monkeypatch):
+    """`settle` drops the database of before: without its dump nothing of it would be left."""
+    dump, databases, done = exchange
+    monkeypatch.setattr(database, "dump", lambda *_: (_ for _ in ()).throw(common.Failed("pg_dump: no. Try: x")))
+    with pytest.raises(common.Failed, match="cannot be dumped .*are back as they were before, and the site serves"):
+        restore.exchange("acme", dump)
+    assert "swap back=False" not in done and databases == {"sum-acme"} and "_start" in done
+    assert not os.path.exists(common.journal("acme"))
+
+
+def test_no_exchange_without_room(exchange, monkeypatch):
+    dump, _, done = exchange
+    monkeypatch.setattr(common, "rooms", lambda *_: (_ for _ in ()).throw(common.Failed("/x has 1 left. Try: df")))
+    with pytest.raises(common.Failed, match="has 1 left.*not touched"):
+        restore.exchange("acme", dump)
+    assert done == ["drop sum-acme.new"]
+
+
+def test_what_cannot_be_put_back_now_is_said(exchange, monkeypatch):
+    dump, _, _ = exchange
+    monkeypatch.setattr(database, "swap", lambda *_, **__: (_ for _ in ()).throw(common.Failed("gone. Try: x")))
+    monkeypatch.setattr(restore, "_put_back", lambda *_: (_ for _ in ()).throw(common.Failed("Postgres is gone")))
+    with pytest.raises(common.Failed, match=r"gone\. Try: x\. It is not put back yet \(Postgres is gone\)"):
+        restore.exchange("acme", dump)
+    assert os.path.exists(common.journal("acme"))
+
+
+# --- media of a restore
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 6])
+def test_a_few_files_that_differ_are_notes_and_many_a_refusal(host, monkeypatch, wrong):
+    path = host / "fetched"
+    (path / "media").mkdir(parents=True)
+    for number in range(10):
+        (path / f"media/f{number}").write_text("x")
+    listed = backup.media_list(path / "media")
+    for number in range(wrong):
+        listed[f"f{number}"][2] = "another"
+    common.write(f"{path}/media.json", listed)
+    manifest = {"tables": {"t": 1}, "at": "then", "release": "r"}
+    for module, name, value in (
+        (database, "exists", False),
+        (database, "bytes_of", 1),
+        (database, "data_directory", str(host)),
+        (database, "unsaved", []),
+        (repository, "fetch", str(path)),
+        (drill, "load", manifest),
+        (drill, "secrets", {}),
+        (common, "manage", (0, "")),
+        (common, "rooms", None),
+        (restore, "own", None),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, value=value, **__: value)
+    done = {"notes": []}
+    if wrong > restore.FEW:
+        with pytest.raises(common.Failed, match="f0 differs, f1 differs, f2 differs and 3 more"):
+            restore._prepare("acme", CONFIG, {"dump": 1, "bytes": 1}, "r", done)
+    else:
+        restore._prepare("acme", CONFIG, {"dump": 1, "bytes": 1}, "r", done)
+        expected = ["2 media files are not what was listed with them: f0 differs, f1 differs"] if wrong else []
+        assert done["notes"] == expected

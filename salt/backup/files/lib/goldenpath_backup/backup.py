@@ -7,12 +7,14 @@ import os
 import shutil
 import time
 
-from . import common, database, repository
+from . import common, database, repository, restore
 from .common import Failed
 
 # Below this a database's size says nothing.
 SMALL = 1 << 20
 DEPLOY_WAIT = 1800
+# How often media that change while restic reads them are taken again.
+ROUNDS = 3
 
 
 def media_list(folder, known=None):
@@ -83,9 +85,16 @@ def media_size(slug):
     return total
 
 
-def shrunk(slug, dump, tables, files):
+def held_before(slug, config):
+    """What the last backup held; a host that replaces a lost one has no record, but there are the snapshots."""
+    known = common.recorded(slug).get("good")
+    if known:
+        return known
+    return (repository.snapshots(config, slug, make=True) or [{}])[-1]
+
+
+def shrunk(slug, last, dump, tables, files):
     """What is less than half of what it was: more likely a loss than a tidy-up."""
-    last = common.recorded(slug).get("good", {})
     for what, before, after, least in (
         ("the dump has", last.get("dump", 0), dump, SMALL),
         ("the tables are", last.get("tables", 0), tables, 2),
@@ -126,32 +135,34 @@ def run(slug, accept_smaller=False):
 def _run(slug, config, staging, accept_smaller):
     if not os.path.isdir(f"{common.root(slug)}/backups"):
         raise Failed(f"there is no {common.root(slug)}/backups. Try: salt-ssh {common.host()} state.apply")
+    if not common.live(slug):
+        # An empty site would become the newest snapshot, and a restore would take it.
+        raise Failed("it has no live release. Try: deploy it, or restore it")
     common.fresh(staging)
     last = common.recorded(slug).get("good", {})
     dump = f"{staging}/database.dump"
     with common.undisturbed(slug, "backup", DEPLOY_WAIT):
-        space = database.bytes_of(database.live(slug))
+        # What a killed restore left between two states is no backup.
+        restore.heal(slug)
+        space, media = database.bytes_of(database.live(slug)), f"{common.root(slug)}/media"
         if not space:
             raise Failed(f"there is no database sum-{slug}. Try: salt-ssh {common.host()} state.apply")
+        needs, size = [(staging, space)], media_size(slug)
+        if os.path.isdir(media) and os.stat(media).st_dev != os.stat(staging).st_dev:
+            needs.append((staging, size))  # no links across filesystems: copies
         if repository.is_local(config):
-            more = space + max(0, media_size(slug) - last.get("bytes", 0))
-            there = config["repository"]
-            while not os.path.isdir(there):
-                there = os.path.dirname(there.rstrip("/")) or "/"
-            common.room(there, more, "a backup")
-            space += more if os.stat(there).st_dev == os.stat(staging).st_dev else 0
-        common.room(staging, space, "a backup")
+            needs.append((config["repository"], space + max(0, size - last.get("bytes", 0))))
+        common.rooms(needs, "a backup")
         began = common.now()
         held = database.dump(slug, dump + ".partial")
         shutil.copy2(f"{common.root(slug)}/.env", f"{staging}/env")
         # After the rows: a file that a row names is there before the row is.
-        freeze(f"{common.root(slug)}/media", f"{staging}/media")
+        freeze(media, f"{staging}/media")
         release = common.live(slug)
-    database.verify(slug, dump + ".partial", held["tables"])
+    database.verify(slug, dump + ".partial", held)
     files = media_list(f"{staging}/media", common.read(f"{common.RECORDS}/{slug}.media"))
-    bytes_ = sum(item[0] for item in files.values())
     if not accept_smaller:
-        shrunk(slug, os.path.getsize(dump + ".partial"), len(held["tables"]), len(files))
+        shrunk(slug, held_before(slug, config), os.path.getsize(dump + ".partial"), len(held["tables"]), len(files))
     os.rename(dump + ".partial", dump)
     sha = None
     with contextlib.suppress(OSError):
@@ -162,13 +173,57 @@ def _run(slug, config, staging, accept_smaller):
         "dump": {"bytes": os.path.getsize(dump), "sha256": checksum(dump)}, **held,
     }  # fmt: skip
     common.write(f"{staging}/manifest.json", manifest)
+    snapshot, files = _still(slug, config, staging, manifest, files)
+    common.write(f"{common.RECORDS}/{slug}.media", files)
+    return {
+        "at": began, "snapshot": snapshot[:8], "release": release, "dump": manifest["dump"]["bytes"],
+        "tables": len(held["tables"]), "rows": sum(held["tables"].values()), "files": len(files),
+        "bytes": sum(item[0] for item in files.values()),
+    }  # fmt: skip
+
+
+def _still(slug, config, staging, manifest, files):
+    """
+    A snapshot whose media are those of its list. Returns its id and the list.
+
+    A link follows a file that is written to in place: such a file is copied, and everything stored again.
+    """
+    for _ in range(ROUNDS):
+        snapshot = _stored(slug, config, staging, manifest, files)
+        again = media_list(f"{staging}/media", files)
+        moved = [name for name in files if again.get(name) != files[name]]
+        if not moved:
+            return snapshot, files
+        # The snapshot may hold neither what was nor what is.
+        repository.restic(config, "forget", snapshot)
+        _detached(f"{staging}/media", moved)
+        files = media_list(f"{staging}/media", again)
+    raise Failed(
+        f"{len(moved)} media files changed in each of {ROUNDS} tries, as {moved[0]}. "
+        "Try: again when whatever writes them is done"
+    )
+
+
+def _detached(folder, names):
+    """Copies in the place of links to files that somebody still writes to."""
+    common.rooms([(folder, sum(os.lstat(f"{folder}/{name}").st_size for name in names))], "a backup")
+    for name in names:
+        shutil.copy2(f"{folder}/{name}", f"{folder}/{name}.goldenpath", follow_symlinks=False)
+        os.rename(f"{folder}/{name}.goldenpath", f"{folder}/{name}")
+
+
+def _stored(slug, config, staging, manifest, files):
+    """Put the staged files into the repository. Returns the snapshot's id."""
     common.write(f"{staging}/media.json", files)
-    tags = [f"site={slug}", f"release={release}", f"sha={sha}", f"dump={manifest['dump']['bytes']}",
-            f"files={len(files)}", f"bytes={bytes_}"]  # fmt: skip
+    tags = {
+        "site": slug, "release": manifest["release"], "sha": manifest["sha"], "dump": manifest["dump"]["bytes"],
+        "tables": len(manifest["tables"]), "files": len(files), "bytes": sum(item[0] for item in files.values()),
+    }  # fmt: skip
     # The links have changed the files' ctime, and nothing else.
     output = repository.restic(
         config, "backup", "--json", "--host", common.host(), "--ignore-ctime",
-        *(word for tag in tags for word in ("--tag", tag)), staging, make=True, allow=(0, 3),
+        *(word for key, value in tags.items() for word in ("--tag", f"{key}={value}")), staging,
+        make=True, allow=(0, 3),
     )  # fmt: skip
     snapshot = (repository.parsed(output) or {}).get("snapshot_id")
     if not snapshot:
@@ -177,11 +232,7 @@ def _run(slug, config, staging, accept_smaller):
     if unread:
         repository.restic(config, "forget", snapshot)
         raise Failed(f"restic could not read everything: {unread[0][:200]}. Try: df -h {staging}")
-    common.write(f"{common.RECORDS}/{slug}.media", files)
-    return {
-        "at": began, "snapshot": snapshot[:8], "release": release, "dump": manifest["dump"]["bytes"],
-        "tables": len(held["tables"]), "rows": sum(held["tables"].values()), "files": len(files), "bytes": bytes_,
-    }  # fmt: skip
+    return snapshot
 
 
 def _ref(slug, release):

@@ -5,6 +5,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -15,6 +16,12 @@ from . import backup, common, drill, repository, restore
 from .common import Failed
 
 BUSY = 3600
+# How long a heal tries before somebody hears of it; and how long the end of a restore waits for one.
+PATIENCE = 600
+HEAL_WAIT = 1500
+# An alert about the same thing that is overdue.
+AGAIN = 6 * 3600
+WATCHED = ["sum-*.service", "caddy.service", "redis-server.service", "postgresql@*.service", "goldenpath-heal.service"]
 
 
 def _each(arguments, what, work):
@@ -22,6 +29,10 @@ def _each(arguments, what, work):
     results, faults = {}, []
     with common.only_one(what, arguments.wait):
         for slug in common.sites(arguments.site):
+            if arguments.site is None and not common.live(slug):
+                # Not deployed yet, or on a host that replaces a lost one not restored yet.
+                results[slug] = {"skipped": "it has no live release"}
+                continue
             try:
                 results[slug] = work(slug)
             except Failed as exc:
@@ -116,20 +127,52 @@ def _restore(arguments):
 
 
 def _heal(arguments):
-    found = {}
-    for path in glob.glob(f"{common.RECORDS}/*.restore"):
-        slug = os.path.basename(path)[: -len(".restore")]
-        if arguments.site in (None, slug):
-            with common.undisturbed(slug, "heal", 30):
-                state = restore.heal(slug)
-            found[slug] = state
-            answer = f"/run/goldenpath/restore-{slug}.answer"
-            if arguments.site and not os.path.exists(answer):
-                common.write(
-                    answer,
-                    {"error": f"The restore of {slug} on {common.host()} was ended before it was done. {state}."},
-                )
+    """
+    Without a site: heal what nobody works on any more, as the lock of the site tells, and go on until nothing is
+    left. With one: the end of its restore.
+    """
+    if arguments.site:
+        return _end_of_restore(arguments.site)
+    began, found, faults = time.monotonic(), {}, {}
+    while interrupted := _interrupted():
+        past = time.monotonic() - began
+        for slug in interrupted:
+            try:
+                with common.undisturbed(slug, "heal", 0):
+                    # Whoever had the lock may have healed it, or come to its end.
+                    if os.path.exists(common.journal(slug)):
+                        found[slug] = _healed(slug)
+                        faults.pop(slug, None)
+            except common.Busy:
+                faults.pop(slug, None)
+            except (Failed, OSError) as exc:
+                faults[slug] = f"The interrupted restore of {slug} on {common.host()} is not healed: {exc}"
+        if faults and past > PATIENCE:
+            raise Failed("\n".join(faults.values()))
+        if past > BUSY:
+            break  # under way still: the path unit starts this again
+        time.sleep(5 if faults else 1)
     return found
+
+
+def _healed(slug):
+    state = restore.heal(slug)
+    common.record(slug, healed={"at": common.now(), "state": state})
+    return state
+
+
+def _end_of_restore(slug):
+    """However a restore ended, the site is healed, and who asked for it gets an answer."""
+    state, answer = None, f"/run/goldenpath/restore-{slug}.answer"
+    if os.path.exists(common.journal(slug)):
+        with common.undisturbed(slug, "heal", HEAL_WAIT):
+            if os.path.exists(common.journal(slug)):
+                state = _healed(slug)
+    if not os.path.exists(answer):
+        state = state or (common.recorded(slug).get("healed") or {}).get("state") or "There was nothing to heal"
+        sentence = f"The restore of {slug} on {common.host()} was ended before it was done. {state}."
+        common.write(answer, {"error": sentence})
+    return {slug: state}
 
 
 def _overdue(config, slug, at=None):
@@ -160,11 +203,6 @@ def _fresh(arguments):
     config = common.config()
     answer = {"warnings": [], "refusals": []}
     for slug in common.sites(arguments.site):
-        if os.path.exists(restore.journal(slug)):
-            answer["refusals"].append(
-                f"A restore of {slug} on {common.host()} was interrupted. "
-                f"Try: /opt/goldenpath/backup heal {slug} on the host"
-            )
         for sentence, refused in _overdue(config, slug):
             answer["refusals" if refused else "warnings"].append(sentence)
     return answer
@@ -181,20 +219,57 @@ def _exchange(arguments):
 
 def _watch(arguments):
     """What fails by not happening: overdue backups and drills, and services that start again and again."""
-    config = common.config()
-    faults = [sentence for slug in common.sites() if common.live(slug) for sentence, _ in _overdue(config, slug)]
-    _, shown = common.run(["systemctl", "show", "--property=Id,NRestarts,SubState", "sum-*.service",
-                           "caddy.service", "redis-server.service"])  # fmt: skip
-    for block in shown.strip().split("\n\n"):
-        facts = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if facts.get("SubState") == "auto-restart" and int(facts.get("NRestarts") or 0) >= 3:
+    config, state = common.config(), f"{common.RECORDS}/watch.state"
+    last, faults, known = common.read(state), [], []
+    told = {}
+    overdue = [
+        sentence for slug in common.sites() if common.live(slug) for sentence, _ in _overdue(config, slug)
+    ] + _unhealed()
+    for sentence in overdue:
+        key = re.sub(r"\d+", "", sentence)
+        before = last.get("told", {}).get(key, 0)
+        # A clock that was set back does not silence anything.
+        fresh = not 0 <= time.time() - before < AGAIN
+        told[key] = time.time() if fresh else before
+        (faults if fresh else known).append(sentence)
+    restarts = _restarts()
+    for unit, count in sorted(restarts.items()):
+        before = last.get("restarts", {}).get(unit, 0)
+        # systemd counts from nothing after a boot, and when somebody starts the unit.
+        risen = count - before if count >= before else count
+        if risen:
             faults.append(
-                f"{facts['Id']} on {common.host()} has ended {facts['NRestarts']} times and is started "
-                f"again and again. Try: journalctl -u {facts['Id']}"
+                f"{unit} on {common.host()} failed and was started again, {risen} times since the last look. "
+                f"Try: journalctl -u {unit}"
             )
+    common.write(state, {"restarts": restarts, "told": told})
     if faults:
         raise Failed("\n".join(faults))
-    return {"watched": common.now()}
+    return {"watched": common.now(), "told_before": known}
+
+
+def _restarts():
+    """How often systemd itself has started each of the watched services again."""
+    _, shown = common.run(["systemctl", "show", "--property=Id,NRestarts", *WATCHED])
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.split("\n\n")]
+    return {facts["Id"]: int(facts["NRestarts"]) for facts in blocks if facts.get("NRestarts", "0") != "0"}
+
+
+def _unhealed():
+    """Interrupted restores that nobody heals: the unit that watches for them has given up."""
+    _, state = common.run(["systemctl", "show", "--property=ActiveState", "--value", "goldenpath-heal.service"])
+    if state.strip() in ("activating", "active"):
+        return []
+    return [
+        f"A restore of {slug} on {common.host()} was interrupted and is not healed. "
+        "Try: systemctl reset-failed goldenpath-heal.service; systemctl restart goldenpath-heal.path"
+        for slug in _interrupted()
+    ]
+
+
+def _interrupted():
+    """The sites with a restore under way, or one that was interrupted."""
+    return [os.path.basename(path)[: -len(".restore")] for path in glob.glob(f"{common.RECORDS}/*.restore")]
 
 
 def main(argv):

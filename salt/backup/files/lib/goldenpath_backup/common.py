@@ -5,6 +5,7 @@ import datetime
 import fcntl
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -21,6 +22,10 @@ SPARE = 200 << 20
 
 class Failed(Exception):
     """One sentence for the operator."""
+
+
+class Busy(Failed):
+    """Somebody else is at it."""
 
 
 def now():
@@ -92,6 +97,17 @@ def fresh(path):
     return path
 
 
+def journal(slug):
+    """Where a restore, or a rollback with its database, writes down how far it is."""
+    return f"{RECORDS}/{slug}.restore"
+
+
+def owner(slug):
+    """The numbers of a site's user and group, which differ from host to host."""
+    found = pwd.getpwnam(f"sum-{slug}")
+    return found.pw_uid, found.pw_gid
+
+
 def live(slug):
     """The live release's id, or None."""
     with contextlib.suppress(OSError):
@@ -101,14 +117,36 @@ def live(slug):
 def write(path, data, mode=0o600):
     """Replace a JSON file in one step that survives a power cut."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    replace(path, json.dumps(data, indent=1), mode)
+
+
+def replace(path, text, mode=0o600, belongs=None):
+    """Replace a file in one step that survives a power cut; belongs: the numbers of its user and group."""
     temporary = f"{path}.new"
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as stream:
         os.fchmod(stream.fileno(), mode)
-        json.dump(data, stream, indent=1)
+        if belongs:
+            os.fchown(stream.fileno(), *belongs)
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     os.rename(temporary, path)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    settled(os.path.dirname(path))
+
+
+def link(target, path):
+    """Point a symbolic link elsewhere in one step that survives a power cut."""
+    temporary = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.rename(temporary, path)
+    settled(os.path.dirname(path))
+
+
+def settled(folder):
+    """Names in a folder are on the disk."""
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
@@ -149,7 +187,7 @@ def _locked(path, wait, tell, refuse):
                 held = {}
                 with contextlib.suppress(ValueError):
                     held = json.loads(stream.read())
-                raise Failed(
+                raise Busy(
                     refuse.format(
                         who=held.get("who", "somebody"),
                         since=held.get("since", "a moment"),
@@ -201,13 +239,16 @@ def environment(extra=None):
     }
 
 
-def run(argv, user=None, env=None, stdin=None, stdout=None, cwd="/", timeout=6 * 3600, text=None):
+def run(argv, user=None, env=None, stdin=None, stdout=None, cwd="/", timeout=6 * 3600, text=None, most=None):
     """
     Run a program. No secret goes into argv: whoever lists processes reads it.
 
-    stdin, stdout: paths that root opens; text: what to write to its standard input.
+    stdin, stdout: paths that root opens; text: what to write to its standard input; most: the bytes that a file
+    which it writes may have, more kills it.
     Returns (exit status, output); what went to a file is not in the output.
     """
+    if most is not None:
+        argv = ["prlimit", f"--fsize={most}", "--", *argv]
     with contextlib.ExitStack() as files:
         source = files.enter_context(open(stdin, "rb")) if stdin else subprocess.DEVNULL
         target = subprocess.PIPE
@@ -238,6 +279,24 @@ def reason(output):
     telling = [line for line in lines if re.search(r"error|fatal|no space|denied|refused", line, re.IGNORECASE)]
     chosen = (telling or lines or ["it said nothing"])[0] if "Traceback" not in output else lines[-1]
     return chosen.rstrip(".")[:300]
+
+
+def spare(path):
+    """The bytes that may be written below a path: what is left, without what stays free whatever happens."""
+    disk = os.statvfs(path)
+    return max(0, disk.f_bavail * disk.f_frsize - SPARE)
+
+
+def rooms(needs, what):
+    """Refuse to begin what would fill a disk. needs: (path, bytes) each; those on one filesystem add up."""
+    together = {}
+    for path, needed in needs:
+        while not os.path.isdir(path):
+            path = os.path.dirname(path.rstrip("/")) or "/"
+        device = os.stat(path).st_dev
+        together[device] = (together.get(device, (path,))[0], together.get(device, ("", 0))[1] + needed)
+    for path, needed in together.values():
+        room(path, needed, what)
 
 
 def room(path, needed, what):

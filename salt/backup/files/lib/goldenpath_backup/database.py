@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 
+from . import common
 from .common import Failed, command, environment, reason, run
 
 # No site can have such a name: a slug has no dot.
@@ -22,6 +23,14 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') 
 ORDER BY 1
 \gexec
 """
+# The tables of extensions: their rows are the extension's own, except for those that a site added to them.
+_MEMBERS = r"""
+SELECT coalesce(json_agg(format('%I.%I', n.nspname, c.relname)), '[]')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_depend d ON d.objid = c.oid
+WHERE c.relkind = 'r' AND d.classid = 'pg_class'::regclass AND d.deptype = 'e';
+"""
+# As pg_restore --list names them: without quotes.
+_ENTRY = re.compile(r"^\d+; \d+ \d+ (TABLE DATA|SCHEMA|EXTENSION) (\S+) (.+?)(?: \S*)?$")
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _COPY = re.compile(rb"COPY (" + _NAME + rb"\." + _NAME + rb") .*FROM stdin;\n\Z")
 
@@ -88,9 +97,12 @@ def dump(slug, path):
     Dump the live database into a file, and count every table's rows in the very same snapshot.
 
     Uncompressed, so that restic finds what is unchanged since yesterday; it compresses itself.
-    Returns {"tables": {table: rows}, "extensions": [name, …]}.
+    Returns {"tables": {table: rows}, "extensions": [name, …], "members": [table of an extension, …],
+    "size": bytes of the database}.
     """
     name = live(slug)
+    # Whatever it holds, it cannot eat what Postgres and Redis need to go on writing.
+    most = common.spare(os.path.dirname(path))
     argv = ["psql", "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
     with tempfile.TemporaryFile() as errors:
         session = subprocess.Popen(
@@ -100,11 +112,13 @@ def dump(slug, path):
         try:
             session.stdin.write(
                 "SET idle_in_transaction_session_timeout = 0;\nSET statement_timeout = 0;\n"
+                "SET lock_timeout = '10min';\n"
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n"
                 "SELECT pg_export_snapshot();\n"
                 "SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension "
                 "WHERE extname <> 'plpgsql';\n"
-                + _COUNTS + "\\echo ::end\n"
+                "SELECT pg_database_size(current_database());\n"
+                + _MEMBERS.strip().replace("\n", " ") + "\n" + _COUNTS + "\\echo ::end\n"
             )  # fmt: skip
             session.stdin.flush()
             lines = []
@@ -123,11 +137,19 @@ def dump(slug, path):
                 ["pg_dump", "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
                  "--lock-wait-timeout=10min",
                  "--dbname", name],
-                user=name, stdout=path,
+                user=name, stdout=path, most=most,
             )  # fmt: skip
+            if code and os.path.getsize(path) >= most:
+                raise Failed(
+                    f"pg_dump of {name} was stopped at {common.size(most)}, before it fills the disk. "
+                    f"Try: df -h {os.path.dirname(path)}"
+                )
             if code:
                 raise Failed(f"pg_dump of {name} failed: {reason(output)}. Try: df -h {os.path.dirname(path)}")
-            return {"tables": dict(json.loads(line) for line in lines[2:]), "extensions": json.loads(lines[1])}
+            return {
+                "extensions": json.loads(lines[1]), "size": int(lines[2]), "members": json.loads(lines[3]),
+                "tables": dict(json.loads(line) for line in lines[4:]),
+            }  # fmt: skip
         except BrokenPipeError:
             raise Failed(f"Postgres does not let {name} in. Try: systemctl status 'postgresql@*'") from None
         finally:
@@ -135,9 +157,11 @@ def dump(slug, path):
             session.wait()
 
 
-def verify(slug, path, tables):
+def verify(slug, path, held):
     """
     Read a whole dump as a restore would, and count its rows: `pg_restore --list` passes a truncated one.
+
+    held: what ``dump`` returned.
     """
     with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -155,7 +179,9 @@ def verify(slug, path, tables):
         said = errors.read().decode(errors="replace")
     if code:
         raise Failed(f"the dump cannot be read back: {reason(said)}. Try: df -h {os.path.dirname(path)}")
-    wrong = difference(tables, seen)
+    for name in held["members"]:
+        seen.pop(name, None)
+    wrong = difference(held["tables"], seen)
     if wrong:
         raise Failed(f"the dump is not what the database held: {wrong}. Try: run the backup again")
 
@@ -189,34 +215,99 @@ def difference(expected, found):
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
-def restore(slug, path, name, extensions):
-    """Fill a new database beside the live one from a dump, as the site's own role and in one transaction."""
+def data_directory():
+    """Where Postgres keeps its databases."""
+    return sql("SHOW data_directory;")
+
+
+def restore(slug, path, name):
+    """
+    Fill a new database beside the live one from a dump, as the site's own role and in one transaction.
+
+    Only what is not the role's to write is Postgres' own part: extensions that are not trusted, and the rows that a
+    site added to an extension's tables.
+    """
     create(slug, name)
-    missing = json.loads(
-        sql(
-            "SELECT coalesce(json_agg(DISTINCT name), '[]') FROM pg_available_extension_versions "
-            "WHERE NOT trusted AND name IN "
-            f"({', '.join(literal(item) for item in extensions) or 'NULL'});"
-        )
-    )
-    if missing:
-        sql("\n".join(f"CREATE EXTENSION IF NOT EXISTS {quoted(item)};" for item in missing), name)
     code, listing = run(["pg_restore", "--list"], user=live(slug), stdin=path)
     if code:
         raise Failed(f"the dump cannot be read: {reason(listing)}. Try: another snapshot")
+    # An extension's comment is its owner's to write.
+    entries = [line for line in listing.splitlines() if line[:1] != ";" and " COMMENT - EXTENSION " not in line]
+    kinds = {line: found.groups() for line in entries if (found := _ENTRY.match(line))}
+    extensions = {line: what[2] for line, what in kinds.items() if what[0] == "EXTENSION"}
+    later = []
+    if extensions:
+        names = ", ".join(literal(item) for item in extensions.values())
+        available = json.loads(
+            sql(
+                "SELECT coalesce(json_object_agg(name, trusted), '{}') FROM (SELECT name, bool_or(trusted) AS trusted "
+                f"FROM pg_available_extension_versions WHERE name IN ({names}) GROUP BY name) AS known;"
+            )
+        )
+        missing = sorted(set(extensions.values()) - set(available))
+        if missing:
+            raise Failed(
+                f"the extension {', '.join(missing)} of the dump is not installed on {common.host()}. "
+                "Try: install its package"
+            )
+        first = [line for line, what in kinds.items() if what[0] == "SCHEMA"]
+        foreign = [line for line, item in extensions.items() if not available[item]]
+        own = [line for line in extensions if line not in foreign]
+        for lines, user in ((first, live(slug)), (foreign, "postgres"), (own, live(slug))):
+            _load(path, name, lines, user)
+        members = set(json.loads(sql(_MEMBERS, name)))
+        later = [
+            line
+            for line, what in kinds.items()
+            if what[0] == "TABLE DATA" and {f"{what[1]}.{what[2]}", f"{quoted(what[1])}.{quoted(what[2])}"} & members
+        ]
+        done = {*first, *extensions, *later}
+        entries = [line for line in entries if line not in done]
+    _load(path, name, entries, live(slug))
+    _load(path, name, later, "postgres")
+    sql("ANALYZE;", name, live(slug))
+
+
+def _load(path, name, entries, user):
+    """Restore some entries of a dump's list."""
+    if not entries:
+        return
     with tempfile.NamedTemporaryFile("w", dir="/run", prefix="goldenpath-", encoding="utf-8") as chosen:
-        # An extension's comment is its owner's to write.
-        chosen.writelines(f"{line}\n" for line in listing.splitlines() if " COMMENT - EXTENSION " not in line)
+        chosen.writelines(f"{line}\n" for line in entries)
         chosen.flush()
         os.chmod(chosen.name, 0o644)
         code, output = run(
             ["pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
              f"--use-list={chosen.name}", "--dbname", name],
-            user=live(slug), stdin=path,
+            user=user, stdin=path,
         )  # fmt: skip
     if code:
         raise Failed(f"the dump cannot be restored: {reason(output)}. Try: another snapshot")
-    sql("ANALYZE;", name, live(slug))
+
+
+def alone(slug):
+    """Nobody else is in the live database: whoever holds a lock there would keep a dump waiting."""
+    sql(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = {literal(live(slug))};")
+
+
+def unsaved(slug):
+    """What the live database has and no dump of it: settings of the database, and other roles' rights. Words."""
+    name = live(slug)
+    if not exists(name):
+        return []
+    settings = sql(
+        "SELECT coalesce(string_agg(split_part(item, '=', 1), ', '), '') FROM pg_db_role_setting, unnest(setconfig) AS "
+        f"item WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = {literal(name)});"
+    )
+    roles = sql(
+        "SELECT coalesce(string_agg(DISTINCT rolname, ', '), '') FROM (SELECT relacl AS acl FROM pg_class UNION ALL "
+        "SELECT nspacl FROM pg_namespace UNION ALL SELECT datacl FROM pg_database WHERE datname = current_database()) "
+        "AS acls, aclexplode(acl) JOIN pg_roles ON oid = grantee "
+        f"WHERE rolname NOT IN ('postgres', {literal(name)}) AND rolname !~ '^pg_';",
+        name,
+    )
+    words = [f"the database's own settings ({settings})"] if settings else []
+    return words + ([f"the rights of other roles ({roles})"] if roles else [])
 
 
 def literal(text):

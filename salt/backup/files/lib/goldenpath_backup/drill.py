@@ -10,6 +10,8 @@ from . import backup, common, database, repository
 from .common import Failed, read
 
 SAMPLE = 50
+# No sample fills the disk: what is larger is left to restic's own check.
+SAMPLE_BYTES = 256 << 20
 
 
 def manifest_of(slug, path):
@@ -34,19 +36,24 @@ def load(slug, path, name):
         raise Failed("the snapshot has no dump. Try: another snapshot")
     if backup.checksum(dump) != manifest["dump"]["sha256"]:
         raise Failed("the dump is not the one that was backed up: its checksum differs. Try: another snapshot")
-    common.room(path, manifest["dump"]["bytes"] * 2, "the restored database")
-    database.restore(slug, dump, name, manifest["extensions"])
+    needed = manifest.get("size") or manifest["dump"]["bytes"] * 2
+    common.rooms([(database.data_directory(), needed)], "the restored database")
+    database.restore(slug, dump, name)
     wrong = database.difference(manifest["tables"], database.counts(slug, name))
     if wrong:
         raise Failed(f"the restored database is not what was backed up: {wrong}. Try: another snapshot")
     return manifest
 
 
-def media_difference(path, wanted, found):
-    """How fetched media differ from the list that was made with the backup, in words."""
+def media_differences(wanted, found):
+    """How fetched media differ from the list that was made with the backup: a few words for each file."""
     words = [f"{name} is missing" for name in wanted if name not in found]
     words += [f"{name} differs" for name in wanted if name in found and found[name][2] != wanted[name][2]]
-    words += [f"{name} is not of this backup" for name in found if name not in wanted]
+    return words + [f"{name} is not of this backup" for name in found if name not in wanted]
+
+
+def few(words):
+    """The first of many, and how many more there are."""
     return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
@@ -97,7 +104,9 @@ def run(slug, snapshot=None):
 def _run(slug, config, snapshot):
     target = common.fresh(f"{common.root(slug)}/backups/drill")
     name = database.live(slug) + database.DRILL
-    common.room(target, snapshot["dump"] * 3, "a drill")
+    sample = min(SAMPLE_BYTES, snapshot["bytes"])
+    needs = [(target, snapshot["dump"] + sample), (database.data_directory(), snapshot["dump"] * 2)]
+    common.rooms(needs, "a drill")
     staged = repository.escaped(snapshot["path"])
     path = repository.fetch(config, snapshot, target, exclude=[f"{staged}/media"])
     manifest = load(slug, path, name)
@@ -127,9 +136,7 @@ def check_migrations(slug, release, name):
 def _sample(config, snapshot, target, path):
     """Some media files, the newest and others by chance, against their checksums."""
     listed = read(f"{path}/media.json")
-    newest = sorted(listed, key=lambda item: listed[item][1])[-SAMPLE // 2 :]
-    rest = sorted(set(listed) - set(newest))
-    chosen = newest + random.sample(rest, min(len(rest), SAMPLE - len(newest)))
+    chosen = choice(listed)
     if not chosen:
         return 0
     folder = f"{snapshot['path']}/media"
@@ -137,7 +144,19 @@ def _sample(config, snapshot, target, path):
         config, snapshot, target, include=[repository.escaped(f"{folder}/{name}") for name in chosen]
     )
     found = backup.media_list(f"{fetched}/media")
-    wrong = media_difference(path, {name: listed[name] for name in chosen}, found)
+    wrong = media_differences({name: listed[name] for name in chosen}, found)
     if wrong:
-        raise Failed(f"the media are not what was backed up: {wrong}. Try: another snapshot")
+        raise Failed(f"the media are not what was backed up: {few(wrong)}. Try: another snapshot")
     return len(chosen)
+
+
+def choice(listed):
+    """The names of a sample: half of it the newest, the rest by chance, and together no more than fits."""
+    newest = sorted(listed, key=lambda item: listed[item][1], reverse=True)[: SAMPLE // 2]
+    rest = sorted(set(listed) - set(newest))
+    chosen, left = [], SAMPLE_BYTES
+    for name in newest + random.sample(rest, min(len(rest), SAMPLE - len(newest))):
+        if listed[name][0] <= left:
+            left -= listed[name][0]
+            chosen.append(name)
+    return chosen

@@ -67,12 +67,23 @@ def _explained(config, output):
             f"{where} is locked by another restic. Try: again later, or restic unlock",
         ),
         (
+            "unsupported repository version|unsupported version",
+            f"{where} was made by a newer restic than this host's. Try: a newer distribution here, or a repository "
+            "of the host's own",
+        ),
+        # Before the next: a place that cannot be looked at says that it finds nothing there as well.
+        (
+            "Permission denied|Access ?Denied|Forbidden|Unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch"
+            "|Could not resolve|no such host|Connection refused|timed out|i/o timeout|deadline exceeded|No route"
+            "|network is unreachable|connection reset|Host key verification|x509|tls:|unable to start the sftp session",
+            f"{where} cannot be reached: {{reason}}. Try: the address, and whether the host's key is let in there",
+        ),
+        (
             "Is there a repository at|repository does not exist|unable to open config file",
             f"{where} is missing. Try: bring it back, or point backup:repository elsewhere",
         ),
         (
-            "Permission denied \\(|Could not resolve|Connection refused|Connection timed out|Host key verification"
-            "|No route|connection reset|unable to start the sftp session|status code",
+            "status code",
             f"{where} cannot be reached: {{reason}}. Try: the address, and whether the host's key is let in there",
         ),
         (
@@ -100,8 +111,8 @@ def restic(config, *argv, make=False, allow=(0,)):
     make: whether a repository that was never used may be made. Returns its output; raises Failed.
     """
     end = time.monotonic() + WAIT
-    words = ["restic", "--quiet", *_options(config), *argv] if "--json" not in argv else [
-        "restic", *_options(config), *argv]  # fmt: skip
+    # Also with --json, which else prints its progress several times a second.
+    words = ["restic", "--quiet", *_options(config), *argv]
     os.makedirs(CACHE, mode=0o700, exist_ok=True)
     while True:
         code, output = run(words, env=_environment(config))
@@ -141,15 +152,16 @@ def parsed(output):
     return []
 
 
-def snapshots(config, slug):
+def snapshots(config, slug, everywhere=False, make=False):
     """
     A site's snapshots, newest last: this host's own, or where it has none, as after a disaster, any host's.
 
+    everywhere: those of all hosts; make: see ``restic``.
     Each is a dictionary: ``id``, ``time``, ``host``, ``age`` (seconds), ``release``, ``sha``, ``dump`` (bytes),
     ``files``, ``bytes`` of media.
     """
     found = []
-    for item in parsed(restic(config, "snapshots", "--json", "--no-lock", "--tag", f"site={slug}")) or []:
+    for item in parsed(restic(config, "snapshots", "--json", "--no-lock", "--tag", f"site={slug}", make=make)) or []:
         tags = dict(tag.split("=", 1) for tag in item.get("tags") or [] if "=" in tag)
         found.append(
             {
@@ -160,24 +172,26 @@ def snapshots(config, slug):
                 "release": tags.get("release"),
                 "sha": tags.get("sha"),
                 "dump": int(tags.get("dump", 0)),
+                "tables": int(tags.get("tables", 0)),
                 "files": int(tags.get("files", 0)),
                 "bytes": int(tags.get("bytes", 0)),
                 "path": item["paths"][0],
             }
         )
     found.sort(key=lambda item: -item["age"])
-    return [item for item in found if item["host"] == common.host()] or found
+    return [item for item in found if everywhere or item["host"] == common.host()] or found
 
 
 def chosen(config, slug, wanted=None):
-    """One snapshot of a site: the newest, or the one that is named."""
-    known = snapshots(config, slug)
+    """One snapshot of a site: the newest, or the one that is named, whichever host made it."""
+    newest = wanted in (None, "latest")
+    known = snapshots(config, slug, everywhere=not newest)
     if not known:
         raise Failed(
             f"the repository {shown(config)} has no snapshot of {slug}. "
             f"Try: salt-ssh {common.host()} goldenpath.backup {slug}"
         )
-    if wanted in (None, "latest"):
+    if newest:
         return known[-1]
     if not re.fullmatch(r"[0-9a-f]{8,64}", str(wanted)):
         raise Failed(f"{wanted!r:.80} is no snapshot's id. Try: salt-ssh {common.host()} goldenpath.backups")

@@ -20,15 +20,12 @@ from .common import Failed
 # How long a site may take to answer well, and how often in a row it must.
 PROVE_SECONDS = 60
 GOOD_ANSWERS = 3
-
-
-def journal(slug):
-    """Where a restore writes down how far it is."""
-    return f"{common.RECORDS}/{slug}.restore"
+# So many media files may differ from the list that was made with the snapshot: a site that wrote to them just then.
+FEW = 5
 
 
 def _note(slug, **facts):
-    common.write(journal(slug), {**common.read(journal(slug)), **facts})
+    common.write(common.journal(slug), {**common.read(common.journal(slug)), **facts})
 
 
 def plan(slug, wanted=None):
@@ -127,12 +124,12 @@ def run(slug, wanted=None, keep_secret_key=False):
         _prove(slug, front=True)
         done["stopped"] = round(time.time() - stopped, 1)
         os.sync()
-        _note(slug, phase="proven", keep=done.get("kept_database", False))
+        _note(slug, phase="proven", keep=bool(done.get("kept_database")))
     except BaseException as exc:
         if not isinstance(exc, Exception):
             raise  # killed: who started this heals
         sentence = str(exc) if isinstance(exc, (Failed, OSError)) else f"{type(exc).__name__}: {exc}"
-        state = heal(slug)
+        state = _healed(slug)
         raise Failed(f"The restore of {slug} on {common.host()} failed: {sentence.rstrip('.')}. {state}.") from None
     heal(slug)
     done["seconds"] = round(time.time() - began, 1)
@@ -157,20 +154,35 @@ def exchange(slug, dump):
         )
     _note(slug, phase="prepare", at=common.now())
     try:
-        database.restore(slug, dump, name + database.NEW, [])
+        size = os.path.getsize(dump)
+        # A dump takes less than its database; the safety dump takes no more.
+        aside = f"{common.root(slug)}/backups"
+        common.rooms([(database.data_directory(), size * 2), (aside, database.bytes_of(name))], "the exchange")
+        done["notes"] += [f"{word} are not in a dump: set them again" for word in database.unsaved(slug)]
+        database.restore(slug, dump, name + database.NEW)
         _note(slug, phase="stopped", release=release)
         _stop(slug)
         _safety(slug, done)
+        if done.get("kept_database"):
+            # Nothing asks for it later: a rollback that is proven drops the database of before.
+            raise Failed(f"the database of before cannot be dumped ({done['kept_database']}). Try: df -h {aside}")
         database.swap(slug)
     except (Failed, OSError) as exc:
-        raise Failed(f"the dump {dump} was not restored: {str(exc).rstrip('.')}. {heal(slug)}") from None
+        raise Failed(f"the dump {dump} was not restored: {str(exc).rstrip('.')}. {_healed(slug)}") from None
     return done
+
+
+def _healed(slug):
+    """How it stands after a failure, in words; what cannot be healed now is by the unit that goes on trying."""
+    try:
+        return heal(slug)
+    except (Failed, OSError) as exc:
+        return f"It is not put back yet ({str(exc).rstrip('.')}), goldenpath-heal.service goes on trying"
 
 
 def settle(slug):
     """The exchanged database is proven: what was kept for going back is tidied up."""
     _note(slug, phase="proven", keep=False)
-    _maintenance(slug, False)
     return {"site": slug, "state": heal(slug)}
 
 
@@ -183,16 +195,20 @@ def _prepare(slug, config, snapshot, release, done):
             f"the database {database.live(slug)}{database.OLD} of an earlier restore is still there. "
             f"Try: runuser -u postgres -- dropdb {database.live(slug)}{database.OLD}, when nobody misses it"
         )
-    # The fetched dump, the database from it, and the safety dump.
-    needed = snapshot["dump"] * 3 + snapshot["bytes"] + database.bytes_of(database.live(slug))
-    common.room(target, needed, "a restore")
+    # The fetched files, the database from them, and the safety dump.
+    needs = [(target, snapshot["dump"] + snapshot["bytes"] + database.bytes_of(database.live(slug))),
+             (database.data_directory(), snapshot["dump"] * 2)]  # fmt: skip
+    common.rooms(needs, "a restore")
+    done["notes"] += [f"{word} are not in a backup: set them again" for word in database.unsaved(slug)]
     path = repository.fetch(config, snapshot, target)
     manifest = drill.load(slug, path, name)
     listed = common.read(f"{path}/media.json")
     os.makedirs(f"{path}/media", exist_ok=True)
-    wrong = drill.media_difference(path, listed, backup.media_list(f"{path}/media"))
+    wrong = drill.media_differences(listed, backup.media_list(f"{path}/media"))
+    if len(wrong) > max(FEW, len(listed) // 100):
+        raise Failed(f"the media are not what was backed up: {drill.few(wrong)}. Try: another snapshot")
     if wrong:
-        raise Failed(f"the media are not what was backed up: {wrong}. Try: another snapshot")
+        done["notes"].append(f"{len(wrong)} media files are not what was listed with them: {drill.few(wrong)}")
     drill.secrets(path)
     code, _ = common.manage(slug, release, name, ["migrate", "--check", "--verbosity", "0"])
     if code:
@@ -216,10 +232,10 @@ def _prepare(slug, config, snapshot, release, done):
 
 def own(slug, folder):
     """Media belong to the site's user, whose number differs from host to host."""
-    owner = os.stat(f"{common.root(slug)}/.env")
+    owner = common.owner(slug)
     for base, folders, files in os.walk(folder):
         for name in [".", *folders, *files]:
-            os.lchown(f"{base}/{name}", owner.st_uid, owner.st_gid)
+            os.lchown(f"{base}/{name}", *owner)
     os.chmod(folder, 0o755)  # noqa: S103  Caddy reads them
 
 
@@ -277,18 +293,19 @@ def _safety(slug, done):
     """
     done["safety"] = None
     name = database.live(slug)
+    database.alone(slug)
     if not database.exists(name) or not database.counts(slug, name):
         done["notes"].append("there was nothing in the database before")
         return
     path = f"{common.root(slug)}/backups/before-restore-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.dump"
     try:
         held = database.dump(slug, path + ".partial")
-        database.verify(slug, path + ".partial", held["tables"])
+        database.verify(slug, path + ".partial", held)
         os.rename(path + ".partial", path)
         done["safety"] = path
         _note(slug, safety=path)
     except Failed as exc:
-        done["kept_database"] = True
+        done["kept_database"] = str(exc).rstrip(".")
         done["notes"].append(f"the database of before could not be dumped ({exc}), it is kept as {name}{database.OLD}")
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -300,28 +317,24 @@ def _exchange(slug, path, secrets, keep_secret_key, done):
     root, aside = common.root(slug), f"{common.root(slug)}/backups"
     database.swap(slug)
     shutil.rmtree(f"{aside}/media.old", ignore_errors=True)
+    os.makedirs(f"{root}/media", exist_ok=True)
     os.rename(f"{root}/media", f"{aside}/media.old")
     os.rename(f"{path}/media", f"{root}/media")
     values = common.environment_file(f"{root}/.env")
     if not keep_secret_key and values.get("DJANGO_SECRET_KEY") != secrets["DJANGO_SECRET_KEY"]:
-        shutil.copy2(f"{root}/.env", f"{aside}/env.old")
-        _set_key(f"{root}/.env", secrets["DJANGO_SECRET_KEY"])
+        with open(f"{root}/.env", encoding="utf-8") as stream:
+            common.replace(f"{aside}/env.old", stream.read(), belongs=common.owner(slug))
+        _set_key(slug, f"{root}/.env", secrets["DJANGO_SECRET_KEY"])
         done["notes"].append("the DJANGO_SECRET_KEY of the snapshot is in place")
 
 
-def _set_key(path, key):
-    """Replace one line of an environment file, which keeps its owner and mode."""
-    facts = os.stat(path)
+def _set_key(slug, path, key):
+    """Replace one line of an environment file, which is the site's user's alone."""
     with open(path, encoding="utf-8") as stream:
         lines = stream.read().split("\n")
     quoted = "".join("\\" + letter if letter in '"\\$`' else letter for letter in key)
     lines = [f'DJANGO_SECRET_KEY="{quoted}"' if line.startswith("DJANGO_SECRET_KEY=") else line for line in lines]
-    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-        os.fchown(stream.fileno(), facts.st_uid, facts.st_gid)
-        stream.write("\n".join(lines))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(path + ".new", path)
+    common.replace(path, "\n".join(lines), belongs=common.owner(slug))
 
 
 def heal(slug):
@@ -330,12 +343,13 @@ def heal(slug):
 
     Returns what was found, as part of a sentence.
     """
-    found = common.read(journal(slug))
+    found = common.read(common.journal(slug))
     if not found:
         return "There was nothing to heal"
     root, aside, name = common.root(slug), f"{common.root(slug)}/backups", database.live(slug)
     if found["phase"] == "proven":
         state = "The restored site serves"
+        _maintenance(slug, False)
         if not found.get("keep"):
             database.drop(name + database.OLD)
         with contextlib.suppress(FileNotFoundError):
@@ -351,7 +365,10 @@ def heal(slug):
     shutil.rmtree(f"{aside}/restore", ignore_errors=True)
     for path in glob.glob(f"{aside}/before-restore-*.partial"):
         os.unlink(path)
-    os.unlink(journal(slug))
+    for path in glob.glob(f"{aside}/env.old.new"):
+        os.unlink(path)
+    os.unlink(common.journal(slug))
+    common.settled(common.RECORDS)
     return state
 
 
@@ -368,6 +385,11 @@ def _put_back(slug, found, root, aside, name):
         os.rename(f"{aside}/media.old", f"{root}/media")
     if os.path.exists(f"{aside}/env.old"):
         os.rename(f"{aside}/env.old", f"{root}/.env")
+    if not found["release"]:
+        _maintenance(slug, False)
+        return "Database and media are back as they were before, and there is no live release"
+    # A rollback may have switched to the release that it wanted.
+    common.link(f"releases/{found['release']}", f"{root}/current")
     _start(slug, found["release"])
     with contextlib.suppress(Failed):
         _prove(slug)

@@ -27,8 +27,8 @@ base-state-directory:
     - mode: '0755'
 
 base-clock:
-  service.enabled:
-    - name: systemd-timesyncd
+  clock.running:
+    - name: clock
     - require:
         - pkg: base-packages
 

@@ -8,6 +8,19 @@ include:
 {%- set user = "sum-" ~ slug %}
 {%- set root = "/srv/sum/" ~ slug %}
 
+{%- if site.packages %}
+
+# A name that apt does not know fails this site, and nothing else on the host.
+site-packages-{{ slug }}:
+  packages.installed:
+    - name: {{ slug }}
+    - packages: {{ site.packages | tojson }}
+    - require:
+        - pkg: base-packages
+    - require_in:
+        - release: site-live-{{ slug }}
+{%- endif %}
+
 site-user-{{ slug }}:
   user.present:
     - name: {{ user }}

@@ -13,6 +13,7 @@ other than lo) does let the port in; a rule that denies under a condition does n
 harmless.
 """
 
+import contextlib
 import glob
 import ipaddress
 import os
@@ -68,9 +69,10 @@ def _program(name):
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin")
 
 
-def _run(command):
+def _run(command, stdin=None):
     return __salt__["cmd.run_all"](
         command,
+        stdin=stdin,
         python_shell=False,
         ignore_retcode=True,
         output_loglevel="quiet",
@@ -747,6 +749,9 @@ def enable(ports=(), rules=()):
     Load the firewall anew and turn it on at boot: incoming denied, outgoing allowed, for IPv4 and IPv6. The
     ports of ssh are opened before, so that the session that asks for it goes on.
 
+    A file of ufw's that cannot be loaded is refused before anything is touched; whatever fails after that, a
+    firewall that was in the kernel before is there again.
+
     :param ports: list of ports to be opened on the way, ``80/tcp`` or ``443/udp``.
     :param rules: list of rules to be deleted on the way, as for ``ufw.delete``.
     :return: True.
@@ -759,34 +764,92 @@ def enable(ports=(), rules=()):
         salt-ssh web1 ufw.enable
     """
     facts = _facts()
-    # ufw leaves chains alone that are in the kernel already, and writes no rule to a firewall half loaded.
-    if facts.enabled or any(chain.startswith("ufw") for chain in facts.loaded["v4"].chains):
-        disable()
-        _hang_up()
-    if not facts.ipv6:
-        __salt__["file.replace"](
-            DEFAULTS, "^IPV6=.*$", "IPV6=yes", flags=["MULTILINE"], append_if_not_found=True, backup=False
-        )
-    if facts.incoming != "DROP":
-        _ufw("default", "deny", "incoming")
-    if facts.outgoing != "ACCEPT":
-        _ufw("default", "allow", "outgoing")
-    ssh = [(port, "tcp") for port in ssh_ports()]
-    ssh = [port for port in ssh if any(_open_to(view, port, rules) < ALL for view in facts.configured.values())]
-    for port in ssh:
-        allow(_port(port))
+    for family in facts.loaded:
+        _check_files(family)
+    kept = {}
     try:
-        for port in ports:
-            if _parse_port(port) not in ssh:
-                allow(port)
-        for rule in rules:
-            delete(rule)
-    finally:
-        # One rule that is refused must not leave the host without a firewall.
-        _ufw("--force", "enable")
-    if not _facts().active:
-        raise CommandExecutionError("ufw was enabled and is not in the kernel. Try: ufw --force enable")
+        # ufw leaves chains alone that are in the kernel already, and writes no rule to a firewall half loaded.
+        if facts.enabled or any(chain.startswith("ufw") for chain in facts.loaded["v4"].chains):
+            kept = _keep(facts)
+            disable()
+            _hang_up()
+        if not facts.ipv6:
+            __salt__["file.replace"](
+                DEFAULTS, "^IPV6=.*$", "IPV6=yes", flags=["MULTILINE"], append_if_not_found=True, backup=False
+            )
+        if facts.incoming != "DROP":
+            _ufw("default", "deny", "incoming")
+        if facts.outgoing != "ACCEPT":
+            _ufw("default", "allow", "outgoing")
+        ssh = [(port, "tcp") for port in ssh_ports()]
+        ssh = [port for port in ssh if any(_open_to(view, port, rules) < ALL for view in facts.configured.values())]
+        for port in ssh:
+            allow(_port(port))
+        try:
+            for port in ports:
+                if _parse_port(port) not in ssh:
+                    allow(port)
+            for rule in rules:
+                delete(rule)
+        finally:
+            # One rule that is refused must not leave the host without a firewall.
+            _ufw("--force", "enable")
+        if not _facts().active:
+            raise CommandExecutionError("ufw was enabled and is not in the kernel. Try: ufw --force enable")
+    except BaseException:
+        _bring_back(facts, kept)
+        raise
     return True
+
+
+def _restore(family):
+    return "ip6tables-restore" if family == "v6" else "iptables-restore"
+
+
+def _check_files(family):
+    """Ask the program that loads ufw's files whether it could."""
+    for name in ("before", "after", "user"):
+        path = f"{RULES}/{name}{'6' if family == 'v6' else ''}.rules"
+        text = _read(path)
+        if not text.strip():
+            raise CommandExecutionError(f"{path} is missing or empty. Try: apt-get install --reinstall ufw")
+        # Chains of ufw's own that are made before this file is loaded.
+        declared = set(re.findall(r"^:(\S+)", text, re.MULTILINE))
+        called = dict.fromkeys(re.findall(r"(?:-j|-g|--jump|--goto) (ufw6?-\S+)", text))
+        chains = [f":{chain} - [0:0]" for chain in called if chain not in declared]
+        text = re.sub(r"^\*filter$", "\n".join(["*filter", *chains]), text, count=1, flags=re.MULTILINE)
+        ret = _run([_program(_restore(family)), "--test", "--noflush"], text)
+        if not ret["retcode"]:
+            continue
+        said = [line for line in ret["stderr"].splitlines() if line and not line.startswith("Try ")]
+        reason = re.sub(r"^ip6?tables-restore[^:]*: ", "", said[0]) if said else f"exit code {ret['retcode']}"
+        number = re.search(r"line:? (\d+)", "\n".join(said))
+        lines = text.splitlines()
+        where = f", in '{lines[int(number[1]) - 1]}'" if number and 0 < int(number[1]) <= len(lines) else ""
+        raise CommandExecutionError(
+            f"{path} cannot be loaded: {reason}{where}. Try: {_restore(family)} --test --noflush < {path}"
+        )
+
+
+def _keep(facts):
+    """The filter tables as they are in the kernel, for the program that loads them."""
+    kept = {}
+    for family in facts.loaded:
+        ret = _run([_program(_restore(family).replace("restore", "save")), "-t", "filter"])
+        if not ret["retcode"]:
+            kept[family] = ret["stdout"] + "\n"
+    return kept
+
+
+def _bring_back(facts, kept):
+    """Where ufw is not in the kernel now: what was there before, and whether it was to be there at boot."""
+    with contextlib.suppress(CommandExecutionError):
+        if not kept or _facts().active:
+            return
+    for family, text in kept.items():
+        _run([_program(_restore(family))], text)
+    if facts.enabled:
+        __salt__["file.replace"](CONFIG, "^ENABLED=.*$", "ENABLED=yes", flags=["MULTILINE"], backup=False)
 
 
 def _hang_up():

@@ -27,10 +27,10 @@ def installed(name, packages):
         missing = __salt__["packages.missing"](packages)
         if missing and __opts__["test"]:
             ret["changes"] = {package: {"old": "", "new": "installed"} for package in missing}
-            ret.update(result=None, comment=f"{', '.join(missing)} of {name} would be installed")
+            ret.update(result=None, X)
         elif missing:
             ret["changes"] = __salt__["packages.install"](missing)
-            ret["comment"] = f"{', '.join(missing)} of {name} were installed"
+            ret["comment"] = f"Installed for {name}: {', '.join(missing)}"
     except CommandExecutionError as exc:
         ret.update(result=False, changes={}, comment=f"A package of {name} is missing: {exc}")
     return ret

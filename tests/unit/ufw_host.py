@@ -37,7 +37,10 @@ class Host:
         self.refuses = {}
         self.sshd = "port 22\nlistenaddress [::]:22\nlistenaddress 0.0.0.0:22\n"
         self.socket = "Listen=[::]:22 (Stream)\nActiveState=inactive\nUnitFileState=disabled\n"
-        self.programs = {"ufw", "iptables", "ip6tables", "sshd", "systemctl"}
+        self.programs = {"ufw", "sshd", "systemctl"}
+        for name in ("iptables", "ip6tables"):
+            self.programs |= {name, f"{name}-restore", f"{name}-save"}
+        self.broken = {}
         self.kernel = {"v4": (RECORDED / "iptables-S").read_text(), "v6": (RECORDED / "ip6tables-S").read_text()}
         shutil.copytree(RECORDED, root / "etc", ignore=shutil.ignore_patterns("spellings", "*-S"))
         for name in ("proc/sys/net/ipv6", "proc/net/if_inet6", "ssh"):
@@ -66,6 +69,8 @@ class Host:
             if text is None:
                 return {"retcode": 3, "stdout": "", "stderr": "can't initialize: Table does not exist"}
             return {"retcode": 0, "stdout": text, "stderr": ""}
+        if name.endswith(("-restore", "-save")):
+            return self.tables(command, options["stdin"])
         if name == "sshd":
             return {"retcode": 0 if self.sshd else 255, "stdout": self.sshd, "stderr": ""}
         if name == "systemctl":
@@ -75,6 +80,20 @@ class Host:
             return {"retcode": 1, "stdout": "", "stderr": self.refuses[self.calls[-1]]}
         if name == "ufw":
             self.ufw(command[1:])
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    def tables(self, command, text):
+        """iptables-save and iptables-restore: `broken` names a line that it does not understand."""
+        family = "v6" if command[0].startswith("ip6") else "v4"
+        if command[0].endswith("-save"):
+            return {"retcode": 0, "stdout": self.kernel[family], "stderr": ""}
+        for number, line in enumerate(text.splitlines(), 1):
+            if line in self.broken:
+                said = f"{self.broken[line]}\nError occurred at line: {number}\nTry `iptables-restore -h' for more.\n"
+                return {"retcode": 2, "stdout": "", "stderr": said}
+        if "--test" not in command:
+            self.calls.append(" ".join(command))
+            self.kernel[family] = text
         return {"retcode": 0, "stdout": "", "stderr": ""}
 
     def ufw(self, words):

@@ -594,6 +594,64 @@ def test_enable_though_another_rule_is_refused(host):
     assert host.calls[-1] == "ufw --force enable"
 
 
+def test_enable_touches_nothing_when_a_file_cannot_be_loaded(host):
+    host.edit("default", "IPV6=yes", "IPV6=no")
+    host.edit("before.rules", "COMMIT", "-A ufw-before-input --dprt 22 -j ACCEPT\nCOMMIT")
+    host.broken["-A ufw-before-input --dprt 22 -j ACCEPT"] = 'iptables-restore v1.8.11 (nf_tables): unknown option "x"'
+    with pytest.raises(CommandExecutionError) as failure:
+        ufw.enable()
+    path = host.root / "etc/before.rules"
+    assert str(failure.value) == (
+        f"{path} cannot be loaded: unknown option \"x\", in '-A ufw-before-input --dprt 22 -j ACCEPT'. "
+        f"Try: iptables-restore --test --noflush < {path}"
+    )
+    assert host.calls == []
+
+
+@pytest.mark.parametrize("name", ["after6.rules", "user.rules"])
+def test_enable_touches_nothing_when_a_file_is_empty(host, name):
+    (host.root / "etc" / name).write_text("\n")
+    with pytest.raises(CommandExecutionError, match=rf"{name} is missing or empty. Try: apt-get install --reinstall"):
+        ufw.enable()
+    assert host.calls == []
+
+
+def test_files_are_checked_with_the_chains_that_ufw_makes_before(host):
+    seen = []
+    tables = host.tables
+    host.tables = lambda command, text: (seen.append(text or ""), tables(command, text))[1]
+    ufw.enable()
+    for text in seen[:6]:
+        called = set(re.findall(r"-j (ufw6?-\S+)", text))
+        assert called <= set(re.findall(r"^:(\S+) ", text, re.MULTILINE))
+    assert any(":ufw-logging-deny - [0:0]" in text for text in seen)
+
+
+@pytest.mark.parametrize("refused", ["ufw default deny incoming", "ufw allow 2222/tcp", "ufw --force enable"])
+def test_a_firewall_that_was_on_comes_back_whatever_fails(host, refused):
+    host.edit("default", 'INPUT_POLICY="DROP"', 'INPUT_POLICY="ACCEPT"')
+    host.sshd = "listenaddress 0.0.0.0:2222\n"
+    before = dict(host.kernel)
+    host.refuses[refused] = "ERROR: no"
+    with pytest.raises(CommandExecutionError, match=f"{refused} failed: no"):
+        ufw.enable()
+    assert "ufw disable" in host.calls
+    assert {family: text.strip() for family, text in host.kernel.items()} == {
+        family: text.strip() for family, text in before.items()
+    }
+    assert ufw.status()["enabled"] is True and ufw.status()["active"] is True
+
+
+def test_an_open_host_is_not_brought_back(host):
+    """A firewall that is on now is better than what was there."""
+    host.kernel = {"v4": "-P INPUT ACCEPT\n", "v6": "-P INPUT ACCEPT\n"}
+    host.refuses["ufw allow 80/tcp"] = "ERROR: no"
+    with pytest.raises(CommandExecutionError, match="ufw allow 80/tcp failed: no"):
+        ufw.enable(["80/tcp"])
+    assert ufw.status()["active"] is True
+    assert host.calls[-1] == "ufw --force enable"
+
+
 def test_enable_hangs_up_chains_that_nothing_leads_to(host):
     lines = host.kernel["v4"].splitlines(keepends=True)
     host.kernel["v4"] = "".join(line for line in lines if not line.startswith("-A")).replace("DROP", "ACCEPT")

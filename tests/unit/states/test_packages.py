@@ -35,10 +35,10 @@ def world(load):
 
 def test_four_steps(world):
     told = world.apply("libc6", "libmagic1", test=True)
-    assert told == (None, {"libmagic1": {"old": "", "new": "installed"}}, "libmagic1 of acme would be installed")
+    assert told == (None, {"libmagic1": {"old": "", "new": "installed"}}, "Would be installed for acme: libmagic1")
     assert world.installed == []
     done = world.apply("libc6", "libmagic1")
-    assert done == (True, {"libmagic1t64": {"old": "", "new": "1"}}, "libmagic1 of acme were installed")
+    assert done == (True, {"libmagic1t64": {"old": "", "new": "1"}}, "Installed for acme: libmagic1")
     assert world.installed == [["libmagic1"]]
     for test in (False, True):
         assert world.apply("libmagic1", test=test) == (True, {}, "The packages of acme are installed")

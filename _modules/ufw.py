@@ -9,11 +9,10 @@ any place (before.rules, rules put in with iptables, the default policy), and on
 stops it.
 
 The walk is careful on the closed side. A rule that allows under a condition (a source address, an interface
-other than lo) does let the port in; a rule that denies under a condition does not close it. Only loopback is
-harmless.
+other than lo) does let the port in; a rule that denies under a condition does not close it. Harmless are only
+loopback, and what another program than ufw opened for all ports of a private network's interface, as Tailscale.
 """
 
-import contextlib
 import glob
 import ipaddress
 import os
@@ -88,6 +87,8 @@ def _ufw(*args):
     if ret["retcode"]:
         lines = (ret["stderr"] or ret["stdout"]).strip().splitlines() or [f"exit code {ret['retcode']}"]
         reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
+        # What ufw-init says of the file that it could not load.
+        reason += "".join(f"; {line}" for line in lines if re.search(r" \(nf_tables\): |^Problem running ", line))
         raise CommandExecutionError(
             f"{shlex.join(['ufw', *args])} failed: {reason.removeprefix('ERROR: ')}. Try: ufw status verbose"
         )
@@ -505,7 +506,7 @@ def permits(port, proto="tcp"):
             hits = []
         # The kernel's copy of what stands in ufw's files is not told twice.
         if live := facts.loaded.get(family):
-            hits = [hit for hit in _ways_in(live, port) if not hits or _foreign(hit)]
+            hits = [hit for hit in _ways_in(live, port) if (not hits or _foreign(hit)) and not _private(hit)]
             found += [(*_told(hit, live), family) for hit in hits]
     if not facts.active:
         found = [("ufw is off" if rule == POLICY else rule, *rest) for rule, *rest in found]
@@ -515,6 +516,43 @@ def permits(port, proto="tcp"):
 def _foreign(hit):
     """A way in that does not lead through ufw's chains: somebody put it beside them."""
     return bool(hit.path) and not hit.path[0].target.startswith("ufw")
+
+
+def _private(hit):
+    """
+    A way in that somebody else's program opened for a network of its own, as Tailscale and other tunnels do:
+    bound to an interface that the internet does not come in by, and for every port alike.
+    """
+    tests = [test for rule in hit.path for test in rule.tests]
+    if not _foreign(hit) or any("port" in option for _, option, _ in tests):
+        return False
+    names = [values[0] for negated, option, values in tests if option in ("-i", "--in-interface") and not negated]
+    public = _public_interfaces()
+    return bool(public) and any(not _names_one_of(name, public) for name in names)
+
+
+def _names_one_of(name, interfaces):
+    """An interface's name as iptables takes it: `eth+` is all that begin with eth."""
+    if name.endswith("+"):
+        return any(each.startswith(name[:-1]) for each in interfaces)
+    return name in interfaces
+
+
+def _public_interfaces():
+    """Those of a default route, and those with an address that the internet can reach."""
+    found = set()
+    for line in _read(f"{PROC}/net/route").splitlines()[1:]:
+        words = line.split()
+        if words[1] == words[7] == "00000000":
+            found.add(words[0])
+    for line in _read(f"{PROC}/net/ipv6_route").splitlines():
+        words = line.split()
+        if words[0] == "0" * 32 and words[1] == "00" and words[-1] != "lo":
+            found.add(words[-1])
+    for name, addresses in __grains__.get("ip_interfaces", {}).items():
+        if any(ipaddress.ip_address(each).is_global for each in addresses):
+            found.add(name)
+    return found
 
 
 def ssh_ports():
@@ -589,7 +627,8 @@ def drift(allow=(), closed=()):
     :param closed: list of ports to be closed, 6379 or ``6379/tcp``.
     :return: dict with ``changes`` (every drift by its name, with old and new), ``allow`` (ports that need a
         rule), ``delete`` (ufw rules that let a closed port in), ``reload`` (whether the firewall has to be
-        loaded anew) and ``stuck`` (a sentence for each way in that ufw did not write and cannot take back).
+        loaded anew), ``stuck`` (a sentence for each way in that ufw did not write and cannot take back) and
+        ``remarks`` (a sentence for each interface of a private network, such as a VPN's, that lets all ports in).
     :raises CommandExecutionError: if the files or the kernel cannot be read, or a port is not one.
 
     CLI Example:
@@ -600,12 +639,12 @@ def drift(allow=(), closed=()):
     """
     wanted = list(dict.fromkeys([*((port, "tcp") for port in ssh_ports()), *map(_parse_port, allow)]))
     closed = list(dict.fromkeys(map(_parse_port, closed)))
-    changes, missing, doomed, stuck = {}, [], [], []
+    changes, missing, doomed, stuck, remarks = {}, [], [], [], []
     if not installed():
         changes["ufw"] = {"old": "not installed", "new": "on"}
         changes.update({_port(port): {"old": "no rule", "new": f"open by: allow {_port(port)}"} for port in wanted})
         missing = [_port(port) for port in wanted]
-        return {"changes": changes, "allow": missing, "delete": [], "reload": True, "stuck": []}
+        return {"changes": changes, "allow": missing, "delete": [], "reload": True, "stuck": [], "remarks": []}
     facts = _facts()
     for what, old, new in (
         ("at boot", "on" if facts.enabled else "off", "on"),
@@ -627,7 +666,8 @@ def drift(allow=(), closed=()):
             live = facts.loaded.get(family)
             hits = _ways_in(live, port) if live else []
             stuck += [_sentence(hit, view, port, family) for hit in _ways_in(view, port, rules)]
-            stuck += [_sentence(hit, live, port, family) for hit in hits if _foreign(hit)]
+            stuck += [_sentence(hit, live, port, family) for hit in hits if _foreign(hit) and not _private(hit)]
+            remarks += [f"'{_told(hit, live)[0]}' lets everything in" for hit in hits if _private(hit)]
             if not reload and not _ways_in(view, port) and not all(map(_foreign, hits)):
                 changes[_port(port)] = {"old": "open in the kernel", "new": "closed"}
                 reload = True
@@ -649,6 +689,7 @@ def drift(allow=(), closed=()):
         "delete": doomed,
         "reload": reload,
         "stuck": list(dict.fromkeys(stuck)),
+        "remarks": list(dict.fromkeys(remarks)),
     }
 
 
@@ -766,7 +807,7 @@ def enable(ports=(), rules=()):
     facts = _facts()
     for family in facts.loaded:
         _check_files(family)
-    kept = {}
+    kept, loaded = {}, False
     try:
         # ufw leaves chains alone that are in the kernel already, and writes no rule to a firewall half loaded.
         if facts.enabled or any(chain.startswith("ufw") for chain in facts.loaded["v4"].chains):
@@ -794,10 +835,12 @@ def enable(ports=(), rules=()):
         finally:
             # One rule that is refused must not leave the host without a firewall.
             _ufw("--force", "enable")
-        if not _facts().active:
+            loaded = _facts().active
+        if not loaded:
             raise CommandExecutionError("ufw was enabled and is not in the kernel. Try: ufw --force enable")
     except BaseException:
-        _bring_back(facts, kept)
+        if kept and not loaded:
+            _bring_back(facts, kept)
         raise
     return True
 
@@ -842,10 +885,7 @@ def _keep(facts):
 
 
 def _bring_back(facts, kept):
-    """Where ufw is not in the kernel now: what was there before, and whether it was to be there at boot."""
-    with contextlib.suppress(CommandExecutionError):
-        if not kept or _facts().active:
-            return
+    """What was in the kernel before, and whether ufw was to load it at boot."""
     for family, text in kept.items():
         _run([_program(_restore(family))], text)
     if facts.enabled:

@@ -27,7 +27,7 @@ def installed(name, packages):
         missing = __salt__["packages.missing"](packages)
         if missing and __opts__["test"]:
             ret["changes"] = {package: {"old": "", "new": "installed"} for package in missing}
-            ret.update(result=None, X)
+            ret.update(result=None, comment=f"Would be installed for {name}: {', '.join(missing)}")
         elif missing:
             ret["changes"] = __salt__["packages.install"](missing)
             ret["comment"] = f"Installed for {name}: {', '.join(missing)}"

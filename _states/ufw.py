@@ -13,7 +13,7 @@ def enabled(name, allow=(), closed=()):
     of it is allowed by a rule of its own before. All other rules stay.
 
     What lets a closed port in and was not written by ufw (before.rules, iptables) stays too, and fails the
-    state with its name.
+    state with its name. The interface of a VPN that its own program opened for all ports is only told.
 
     name
         Any name; not used.
@@ -48,7 +48,8 @@ def enabled(name, allow=(), closed=()):
         ret["comment"] = ". ".join(left["stuck"])
     elif not left["changes"]:
         shut = f"; closed: {', '.join(map(str, closed))}" if closed else ""
-        ret["comment"] = f"The firewall is on; open: {', '.join(['ssh', *map(str, allow)])}{shut}."
+        told = "".join(f" {remark}." for remark in left["remarks"])
+        ret["comment"] = f"The firewall is on; open: {', '.join(['ssh', *map(str, allow)])}{shut}.{told}"
     elif __opts__["test"]:
         ret["result"] = None
         ret["comment"] = f"The firewall would be changed: {_named(left['changes'])}."

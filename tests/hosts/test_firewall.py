@@ -101,7 +101,36 @@ def test_what_ufw_did_not_write_is_refused(world):
     world.sh(comment.partition("Try: ")[2])
     assert result is False and changes == {}
     assert comment.startswith("6379/tcp is open in the kernel by '-A INPUT -p tcp -m tcp --dport 6379 -j ACCEPT'")
-    assert firewall(world)[:2] == (True, {})
+    # A VPN's own interface is none of the internet's: neither the firewall nor a deploy minds.
+    world.sh("iptables -N ts-input; iptables -I INPUT -j ts-input; iptables -A ts-input -i tailscale0 -j ACCEPT")
+    try:
+        result, changes, comment = firewall(world)
+        assert (result, changes) == (True, {})
+        assert comment.endswith("'-A ts-input -i tailscale0 -j ACCEPT' lets everything in.")
+        assert world.salt("ufw.permits", "6379") == (0, [])
+    finally:
+        world.sh("iptables -D INPUT -j ts-input; iptables -F ts-input; iptables -X ts-input")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("-A ufw-before-input -p tcp --dprt 22 -j ACCEPT", 'before.rules cannot be loaded: unknown option "--dprt"'),
+        ("-A ufw-before-input -p tcp -j NOSUCH", "Chain 'NOSUCH' does not exist"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_leaves_the_firewall_on(trixie, line, said):
+    """The one is seen before anything is touched; the other only by the kernel, when ufw is down already."""
+    before = trixie.sh("iptables -S")
+    trixie.sh(f"sed -i.kept '0,/^COMMIT/s//{line}\\nCOMMIT/' /etc/ufw/before.rules")
+    trixie.sh("sed -i s/^DEFAULT_INPUT_POLICY=.*/DEFAULT_INPUT_POLICY=ACCEPT/ /etc/default/ufw")
+    try:
+        result, _, comment = firewall(trixie)
+        assert result is False and said in comment
+        assert trixie.sh("iptables -S") == before
+        assert trixie.sh("grep ^ENABLED /etc/ufw/ufw.conf") == "ENABLED=yes"
+    finally:
+        trixie.sh("mv /etc/ufw/before.rules.kept /etc/ufw/before.rules; ufw default deny incoming; ufw reload")
 
 
 def test_enabling_keeps_the_ssh_session(world):

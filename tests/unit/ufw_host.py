@@ -18,6 +18,19 @@ SPELLINGS = {
     "v6": (RECORDED / "spellings/user6.rules").read_text(),
 }
 
+# The default route over eth0 for IPv4 and over eth6 for IPv6; a network of its own behind eth9.
+ROUTE = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth9\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+"""
+_NONE = "0" * 32
+ROUTE6 = f"""\
+{_NONE} 00 {_NONE} 00 fd000000000000000000000000000001 00000400 00000001 00000000 00000003     eth6
+{_NONE} 00 {_NONE} 00 {_NONE} ffffffff 00000001 00000000 00200200       lo
+fd000000000000000000000000000000 40 {_NONE} 00 {_NONE} 00000100 00000001 00000000 00000001     eth9
+"""
+
 
 def blocks(text):
     """Each rule of a user.rules as ufw wrote it: its tuple and its iptables lines, by its command."""
@@ -45,6 +58,9 @@ class Host:
         shutil.copytree(RECORDED, root / "etc", ignore=shutil.ignore_patterns("spellings", "*-S"))
         for name in ("proc/sys/net/ipv6", "proc/net/if_inet6", "ssh"):
             (root / name).mkdir(parents=True)
+        (root / "proc/net/route").write_text(ROUTE)
+        (root / "proc/net/ipv6_route").write_text(ROUTE6)
+        self.grains = {"ip_interfaces": {"eth0": ["10.0.0.2"], "eth1": ["93.184.216.34"], "tailscale0": ["100.64.0.7"]}}
         for name, path in (
             ("RULES", "etc"),
             ("CONFIG", "etc/ufw.conf"),

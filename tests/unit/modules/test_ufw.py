@@ -21,7 +21,7 @@ def host(tmp_path, monkeypatch):
 
 @pytest.fixture
 def configure_loader_modules(host):
-    return {ufw: {"__salt__": host.functions}}
+    return {ufw: {"__salt__": host.functions, "__grains__": host.grains}}
 
 
 def drift(**changed):
@@ -228,6 +228,68 @@ def test_chains_of_others(host):
     assert ufw.permits(6379) == []
 
 
+TAILSCALE = """\
+-N ts-input
+-A INPUT -j ts-input
+-A ts-input -s 100.64.0.7/32 -i lo -j ACCEPT
+-A ts-input -s 100.115.92.0/23 ! -i tailscale0 -j RETURN
+-A ts-input -s 100.64.0.0/10 ! -i tailscale0 -j DROP
+-A ts-input -i tailscale0 -j ACCEPT
+-A ts-input -p udp -m udp --dport 41641 -j ACCEPT
+"""
+
+
+def first(host, rules):
+    """Rules of another program, ahead of ufw's."""
+    host.kernel["v4"] = host.kernel["v4"].replace("-A INPUT", f"{rules}-A INPUT", 1)
+
+
+def test_a_vpn_is_a_remark(host):
+    first(host, TAILSCALE)
+    assert ufw.permits(6379) == []
+    found = drift()
+    assert found["changes"] == {} and found["stuck"] == []
+    assert found["remarks"] == ["'-A ts-input -i tailscale0 -j ACCEPT' lets everything in"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT -i eth0 -j ACCEPT",
+        "-A INPUT -i eth6 -j ACCEPT",
+        "-A INPUT -i eth1 -j ACCEPT",
+        "-A INPUT -i eth+ -j ACCEPT",
+        "-A INPUT -i + -j ACCEPT",
+        "-A INPUT ! -i tailscale0 -j ACCEPT",
+        "-A INPUT -j ACCEPT",
+        "-A INPUT -s 100.64.0.0/10 -j ACCEPT",
+        "-A INPUT -i tailscale0 -p tcp -m tcp --dport 6379 -j ACCEPT",
+        "-A INPUT -i tailscale0 -p tcp -m multiport --dports 6000:7000 -j ACCEPT",
+    ],
+)
+def test_what_is_no_vpn_is_refused(host, rule):
+    first(host, rule + "\n")
+    assert [each["rule"] for each in ufw.permits(6379)] == [rule]
+    assert drift()["stuck"] and drift()["remarks"] == []
+
+
+def test_ufws_own_rule_for_a_private_interface_goes(host):
+    routes = host.root / "proc/net/route"
+    routes.write_text(routes.read_text().replace("eth0", "eth5"))
+    first(host, "-A INPUT -i eth0 -j ACCEPT\n")
+    assert drift()["changes"] == {} and drift()["remarks"]
+    host.add("allow in on eth0")
+    assert drift()["delete"] == ["allow in on eth0"] and ufw.permits(6379)
+
+
+def test_without_a_default_route_no_interface_is_private(host):
+    (host.root / "proc/net/route").write_text("\n")
+    (host.root / "proc/net/ipv6_route").write_text("")
+    host.grains["ip_interfaces"] = {}
+    first(host, TAILSCALE)
+    assert ufw.permits(6379) and drift()["stuck"]
+
+
 def test_a_rule_that_is_only_in_the_file_counts(host):
     host.add("allow 6379/tcp", loaded=False)
     assert len(ufw.permits(6379)) == 2
@@ -353,7 +415,7 @@ def test_no_ssh_at_all(host):
 
 
 def test_nothing_drifted(host):
-    assert drift() == {"changes": {}, "allow": [], "delete": [], "reload": False, "stuck": []}
+    assert drift() == {"changes": {}, "allow": [], "delete": [], "reload": False, "stuck": [], "remarks": []}
     assert host.calls == []
 
 
@@ -507,6 +569,19 @@ def test_a_ufw_that_refuses_is_one_sentence(host):
     assert str(failure.value) == ("ufw allow 80/tcp failed: Could not update running firewall. Try: ufw status verbose")
 
 
+def test_a_file_that_ufw_cannot_load_is_named(host):
+    host.refuses["ufw --force enable"] = (
+        "ERROR: problem running ufw-init\niptables-restore v1.8.11 (nf_tables): Chain 'NOSUCH' does not exist\n"
+        "Error occurred at line: 76\n\nProblem running '/etc/ufw/before.rules'\n"
+    )
+    with pytest.raises(CommandExecutionError) as failure:
+        ufw._ufw("--force", "enable")
+    assert str(failure.value) == (
+        "ufw --force enable failed: problem running ufw-init; iptables-restore v1.8.11 (nf_tables): Chain 'NOSUCH' "
+        "does not exist; Problem running '/etc/ufw/before.rules'. Try: ufw status verbose"
+    )
+
+
 def test_no_writing_without_ufw(host):
     host.programs -= {"ufw"}
     for write in (lambda: ufw.allow(80), lambda: ufw.delete("allow 80"), ufw.enable, ufw.disable):
@@ -640,6 +715,33 @@ def test_a_firewall_that_was_on_comes_back_whatever_fails(host, refused):
         family: text.strip() for family, text in before.items()
     }
     assert ufw.status()["enabled"] is True and ufw.status()["active"] is True
+
+
+def test_half_a_firewall_is_not_left(host):
+    """ufw that cannot load before.rules has loaded the rest: no loopback, no answers from outside."""
+    host.edit("default", "IPV6=yes", "IPV6=no")
+    before = dict(host.kernel)
+    ufw_does = host.ufw
+
+    def half(words):
+        ufw_does(words)
+        if words[-1] == "enable":
+            host.kernel["v4"] = host.kernel["v4"].replace("-A ufw-before-input -i lo -j ACCEPT\n", "")
+            host.refuses["ufw --force enable"] = "ERROR: problem running ufw-init"
+
+    host.ufw = half
+    run = host.functions["cmd.run_all"]
+
+    def run_after(command, **options):
+        ret = run(command, **options)
+        refused = host.refuses.get(" ".join(command))
+        return {"retcode": 1, "stdout": "", "stderr": refused} if refused else ret
+
+    host.functions["cmd.run_all"] = run_after
+    with pytest.raises(CommandExecutionError, match="ufw --force enable failed: problem running ufw-init"):
+        ufw.enable()
+    assert host.kernel["v4"].strip() == before["v4"].strip()
+    assert ufw.status()["enabled"] is True
 
 
 def test_an_open_host_is_not_brought_back(host):

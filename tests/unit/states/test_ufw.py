@@ -18,7 +18,10 @@ def host(tmp_path, monkeypatch):
 @pytest.fixture
 def configure_loader_modules(host):
     real = {f"ufw.{name}": getattr(module, name) for name in ("drift", "enable", "allow", "delete")}
-    return {module: {"__salt__": host.functions}, ufw: {"__salt__": real, "__opts__": {"test": False}}}
+    return {
+        module: {"__salt__": host.functions, "__grains__": host.grains},
+        ufw: {"__salt__": real, "__opts__": {"test": False}},
+    }
 
 
 @pytest.fixture
@@ -100,6 +103,14 @@ def test_a_way_in_that_ufw_did_not_write(host, dry, test):
     assert ret["result"] is False and ret["changes"] == {}
     assert ret["comment"].startswith("5432/tcp is open in the kernel by '-A INPUT -p tcp -m tcp --dport 5432")
     assert host.calls == []
+
+
+def test_a_vpn_is_told_and_refuses_nothing(host):
+    rule = "-A INPUT -i tailscale0 -j ACCEPT"
+    host.kernel["v4"] = host.kernel["v4"].replace("-A INPUT", f"{rule}\n-A INPUT", 1)
+    ret = ufw.enabled(**NAMED)
+    assert ret["result"] is True and ret["changes"] == {}
+    assert ret["comment"] == f"{ON} '{rule}' lets everything in."
 
 
 def test_a_write_that_fails(host):

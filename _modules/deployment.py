@@ -3,16 +3,12 @@ What an orchestration is about to do, decided on the controller from the roster 
 hosts, which sites, and every reason to refuse, before the first connection.
 """
 
-import atexit
 import getpass
-import logging
-import os
 import socket
 
 import salt.cache
 import salt.pillar
 import salt.roster
-import salt.utils.event
 import salt.utils.minions
 
 # What `pillar='{…}'` of an orchestration may say.
@@ -26,17 +22,6 @@ _ASKED = {
 def __virtual__():
     # An option that only a controller's configuration has.
     return "ext_pillar" in __opts__ or (False, "it plans on the controller")
-
-
-def _calm():
-    """
-    Two habits of Salt 3008 in an orchestration without a master daemon: it tries for a second to reach the
-    event bus, for each event (salt.utils.event.SaltEvent.connect_pull), and at the very end, when logging is
-    shut down already, it prints warnings about its own unclosed objects.
-    """
-    if not os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):
-        salt.utils.event.SaltEvent.connect_pull = lambda self, timeout=1: False
-    atexit.register(setattr, logging, "lastResort", logging.NullHandler())
 
 
 def _transport():
@@ -94,7 +79,6 @@ def plan(action, request):
 
         salt-run state.orchestrate deploy pillar='{"target": "web*", "site": "acme-kitchens"}'
     """
-    _calm()
     allowed = _ASKED[action]
     errors = []
     for key, value in sorted(request.items()):

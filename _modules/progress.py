@@ -30,7 +30,7 @@ def tell(slug, step, event, seconds=None):
     step (str)
         The step's name.
     event (str)
-        ``begun``, ``done`` or ``failed``.
+        ``begun``, ``done`` or ``failed``; ``end`` when no more comes.
     seconds (float)
         How long it took.
 
@@ -113,7 +113,8 @@ class _Screen:
     def __init__(self, hosts):
         self.hosts = hosts
         self.steps = {}
-        self.lock = threading.Lock()
+        self.under_way = set()
+        self.lock = threading.Condition()
         self.processes = []
 
     def show(self, line):
@@ -125,6 +126,11 @@ class _Screen:
         if site not in self.hosts.get(host, ()):
             return
         with self.lock:
+            if event == "end":
+                self.under_way.discard((host, site))
+                self.lock.notify_all()
+                return
+            self.under_way.add((host, site))
             steps = self.steps.setdefault((host, site), {})
             text = {"begun": "...", "done": f"{note.get('seconds', 0):.1f} s", "failed": "FAILED"}.get(event, event)
             if event != "begun":
@@ -132,9 +138,9 @@ class _Screen:
             print(f"{time.strftime('%H:%M:%S')} {host} {site}: {step} {text}", file=sys.stderr, flush=True)
 
     def table(self):
-        if self.processes:
+        with self.lock:
             # The last lines are still under way when the orchestration's answer is here.
-            time.sleep(0.4)
+            self.lock.wait_for(lambda: not self.under_way, 0.4)
         for process in self.processes:
             process.terminate()
         with self.lock:

@@ -59,10 +59,11 @@ for optional, *argv in json.loads(sys.argv[1]):
 _WORKER = """
 import socket, sys, time, uuid
 from celery.app.utils import find_app
-project, slug, pid, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+project, slug, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 app = find_app(project)
 node, queue = f"{slug}@{socket.gethostname()}", f"proof-{uuid.uuid4().hex}"
-ask = app.control.inspect(destination=[node], timeout=0.5, limit=1)
+ask = app.control.inspect(destination=[node], timeout=0.2, limit=1)
+pid = int(sys.stdin.read())
 end, asked = time.monotonic() + seconds, False
 why = "it does not answer"
 while time.monotonic() < end:
@@ -75,7 +76,7 @@ while time.monotonic() < end:
             app.control.add_consumer(queue, destination=[node], reply=True, timeout=2, limit=1)
             app.send_task("celery.accumulate", args=[1], queue=queue, expires=60, ignore_result=True)
             asked = True
-    time.sleep(0.1)
+    time.sleep(0.05)
 else:
     sys.exit(why)
 if asked:
@@ -196,7 +197,10 @@ def _locked(slug, wait, holder):
 
         tell("start")
         __salt__["progress.clear"](slug)
-        yield tell
+        try:
+            yield tell
+        finally:
+            __salt__["progress.tell"](slug, "", "end")
 
 
 class _Run:
@@ -248,11 +252,11 @@ class _Run:
             values.update(__salt__["site_env.load"](stream.read()))
         return values
 
-    def site_run(self, release, argv, timeout, env=None):
+    def site_run(self, release, argv, timeout, env=None, feed=None):
         values = self.environment(release)
         return __salt__["site_process.run"](
             self.slug, argv, values["APP_DIR"], env={**values, **(env or {})}, timeout=timeout,
-            log=f"{self.folder(release)}/deploy.log",
+            log=f"{self.folder(release)}/deploy.log", feed=feed,
         )  # fmt: skip
 
     def psql(self, query):
@@ -595,22 +599,31 @@ def _prove(run, release, which="The new release"):
     )
 
 
-def _prove_worker(run, release, since):
+def _celery(run, release):
     """
-    A task is really run by the worker that was just started.
+    Celery on the release that was just switched to: restarted warmly, and a task is really run by the new worker.
     """
+    since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
     unit = f"sum-{run.slug}-celery.service"
+
+    def restarted():
+        __salt__["release_units.await_background"](run.slug, run.site["celery"], since)
+        return str(__salt__["release_units.main_pid"](unit))
+
+    if not run.site["celery"]["worker"]:
+        return
+    # What asks the worker is imported while the old one ends its tasks.
     result = run.site_run(
         release,
-        [f"{run.folder(release)}/venv/bin/python", "-c", _WORKER, run.site["project"], run.slug,
-         str(__salt__["release_units.main_pid"](unit)), str(WORKER_SECONDS)],
-        timeout=WORKER_SECONDS + 20,
+        [f"{run.folder(release)}/venv/bin/python", "-c", _WORKER, run.site["project"], run.slug, str(WORKER_SECONDS)],
+        timeout=WORKER_SECONDS + 20, feed=restarted,
     )  # fmt: skip
     if result["retcode"]:
         raise CommandExecutionError(
             f"The new Celery worker runs no task: {_reason(run.masked(result['output']))}. "
             f"Try: journalctl -u {unit}\n" + run.masked(__salt__["release_units.journal"](unit, since))
         )
+    __salt__["release_units.steady_background"](run.slug, run.site["celery"], since)
 
 
 def _front(run, sha):
@@ -691,12 +704,8 @@ def _activate(run, release, sha, before, switched=lambda: None):
     with run.step("front door"):
         _front(run, sha)
     with run.step("celery"):
-        since = __salt__["release_units.restart_background"](run.slug, run.site["celery"])
         __salt__["service.start"](f"sum-{run.slug}-gunicorn")
-        __salt__["release_units.await_background"](run.slug, run.site["celery"], since)
-        if run.site["celery"]["worker"]:
-            _prove_worker(run, release, since)
-        __salt__["release_units.steady_background"](run.slug, run.site["celery"], since)
+        _celery(run, release)
     # Last: until here going back is one rename.
     with run.step("drain"):
         __salt__["release_units.stop"](

@@ -13,7 +13,7 @@ import subprocess
 from salt.exceptions import CommandExecutionError
 
 
-def run(slug, argv, cwd, env=None, timeout=600, log=None, read=None, write=None):
+def run(slug, argv, cwd, env=None, timeout=600, log=None, read=None, write=None, feed=None):
     """
     Run a program as ``sum-<slug>`` and wait for it.
 
@@ -33,6 +33,8 @@ def run(slug, argv, cwd, env=None, timeout=600, log=None, read=None, write=None)
         File that root opens as its standard input.
     write (str)
         File that root opens, of mode 0600, for its standard output.
+    feed (function)
+        Called without arguments while the program starts: what it returns is the program's standard input.
 
     Returns ``{"retcode": int, "output": str}``: standard output and error together, or the error alone where
     the output goes to a file. A timeout has retcode 124.
@@ -53,7 +55,7 @@ def run(slug, argv, cwd, env=None, timeout=600, log=None, read=None, write=None)
         **(env or {}),
     }
     with contextlib.ExitStack() as files:
-        stdin = files.enter_context(open(read, "rb")) if read else subprocess.DEVNULL
+        stdin = files.enter_context(open(read, "rb")) if read else subprocess.PIPE if feed else subprocess.DEVNULL
         stdout = subprocess.PIPE
         if write:
             stdout = files.enter_context(open(os.open(write, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"))
@@ -66,7 +68,13 @@ def run(slug, argv, cwd, env=None, timeout=600, log=None, read=None, write=None)
         except OSError as exc:
             raise CommandExecutionError(f"{argv[0]} cannot be started in {cwd}: {exc.strerror}") from exc
         try:
-            output = "".join(text or "" for text in process.communicate(timeout=timeout))
+            text = feed() if feed else None
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        try:
+            output = "".join(text or "" for text in process.communicate(text, timeout=timeout))
             retcode = process.returncode
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)

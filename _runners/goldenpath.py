@@ -3,9 +3,7 @@ Questions about all hosts, asked from the controller: ``salt-run goldenpath.…`
 """
 
 import asyncio
-import atexit
 import ipaddress
-import logging
 import socket
 
 import salt.client
@@ -13,9 +11,6 @@ import salt.client.ssh.client
 import salt.roster
 import salt.utils.minions
 from salt.exceptions import SaltException
-
-# At its very end salt-run 3008 prints warnings about its own unclosed objects, when logging is shut down already.
-atexit.register(setattr, logging, "lastResort", logging.NullHandler())
 
 TIMEOUT = 3  # seconds, for each connection; they all run at once
 AT_ONCE = 500  # connections; the usual limit of open files is 1024

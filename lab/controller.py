@@ -27,6 +27,8 @@ class Controller:
         for name in ("config", "pillar/hosts", "state/log", "state/cache/proc"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         os.chmod(self.folder, 0o700)
+        # ssh's own sockets are there, by a path that is short enough for one.
+        (REPOSITORY / ".salt").mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / "pillar/top.sls", self.folder / "pillar/top.sls")
         self._write_config()
         for host in hosts:
@@ -47,10 +49,11 @@ class Controller:
             file_roots={"base": [str(REPOSITORY / "salt")]},
             pillar_roots={"base": [str(self.folder / "pillar")]},
             roster_file=str(self.config_dir / "roster"),
-            runner_dirs=[str(REPOSITORY / "_runners")],
-            module_dirs=[str(REPOSITORY / "_modules")],
-            pillar_dirs=[str(REPOSITORY / "_pillar")],
-            roster_dirs=[str(REPOSITORY / "_roster")],
+            **{
+                key: [str(REPOSITORY / each) for each in value]
+                for key, value in config.items()
+                if key.endswith("_dirs")
+            },
             **options,
         )
         config["ssh_minion_opts"]["states_dirs"] = [str(REPOSITORY / "_states")]

@@ -13,7 +13,8 @@ deploy-refused:
 deploy-redis-ping:
   salt.function:
     - name: goldenpath.redis_ping
-    - kwarg: {ready: True}
+    # A Redis that hangs is given up soon: an operator waits for the answer.
+    - kwarg: {ready: True, timeout: 1.5}
     - tgt: {{ plan.hosts | list | tojson }}
     - tgt_type: list
     - ssh: {{ plan.ssh | tojson }}

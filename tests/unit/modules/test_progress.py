@@ -103,3 +103,14 @@ def test_following_a_host_reads_what_is_written(module, tmp_path):
     processes[0].stdin.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_the_table_waits_for_the_last_line(module, capsys):
+    screen = module._Screen({"web1": ["acme"]})
+    note = {"host": "web1", "site": "acme", "step": "prune"}
+    screen.show(json.dumps({**note, "event": "begun"}))
+    rest = [json.dumps({**note, "event": event}) for event in ("done", "end")]
+    threading.Timer(0.1, lambda: [screen.show(line) for line in rest]).start()
+    screen.table()
+    assert "web1 acme: prune 0.0 s" in capsys.readouterr().err
+    assert screen.under_way == set()

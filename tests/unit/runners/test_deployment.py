@@ -7,7 +7,6 @@ import socket
 
 import pytest
 import salt.config
-import salt.utils.event
 
 from tests.render.compiler import PILLARS, configuration
 
@@ -15,9 +14,8 @@ HOSTS = {"web1": PILLARS["example"], "web2.example.net": PILLARS["two-sites"], "
 
 
 @pytest.fixture
-def planner(load, tmp_path, monkeypatch):
-    """The module with a controller's configuration; it quietens Salt for its whole process, and here is undone."""
-    monkeypatch.setattr(salt.utils.event.SaltEvent, "connect_pull", salt.utils.event.SaltEvent.connect_pull)
+def planner(load, tmp_path):
+    """The module with a controller's configuration."""
 
     def make(hosts=HOSTS, transport="ssh"):
         watched = []
@@ -27,7 +25,6 @@ def planner(load, tmp_path, monkeypatch):
             opts=salt.config.master_config(str(config)),
             salt={"progress.watch": lambda *words: watched.append(words)},
         )
-        monkeypatch.setattr(module.atexit, "register", lambda *_: None)
         module.watched = watched
         return module
 
@@ -144,9 +141,3 @@ def test_minions(planner):
 def test_only_on_a_controller(load):
     assert load("_modules/deployment.py", opts={"ext_pillar": []}).__virtual__() is True
     assert load("_modules/deployment.py", opts={"id": "web1"}).__virtual__()[0] is False
-
-
-def test_without_a_daemon_nothing_waits_for_its_bus(planner):
-    module = planner()
-    module.plan("deploy", {"x": 1})
-    assert salt.utils.event.SaltEvent.connect_pull(None, timeout=1) is False

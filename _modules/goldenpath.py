@@ -87,12 +87,29 @@ def _host_id():
     return __grains__.get("id") or __opts__.get("id") or socket.gethostname()
 
 
+def command(*words):
+    """
+    What an operator types on the controller about this host, over ssh or to its minion.
+
+    words (str)
+        The function and its arguments.
+
+    Returns the command, such as ``salt-ssh web1 state.apply redis``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 goldenpath.command state.apply redis
+    """
+    return " ".join(["salt-ssh" if __opts__.get("file_client") == "local" else "salt", _host_id(), *words])
+
+
 def _apply_again(sls="redis"):
     """
-    The command that mends what the tree owns, as the controller that asks would type it.
+    The command that mends what the tree owns.
     """
-    program = "salt-ssh" if __opts__.get("file_client") == "local" else "salt"
-    return f"{program} {_host_id()} state.apply {sls}"
+    return command("state.apply", sls)
 
 
 def _whole(name, value, least, most):

@@ -108,6 +108,10 @@ def root(slug):
     return f"/srv/sum/{slug}"
 
 
+def _apply():
+    return __salt__["goldenpath.command"]("state.apply")
+
+
 def _now():
     return datetime.datetime.now(datetime.timezone.utc)
 
@@ -301,9 +305,7 @@ def _preflight(run):
     faults = []
     for path in (f"{run.root}/.env", f"{run.root}/repo.git"):
         if not os.path.exists(path):
-            raise _Refused(
-                f"{run.slug} is not provisioned on {run.host}: there is no {path}. Try: salt-ssh {run.host} state.apply"
-            )
+            raise _Refused(f"{run.slug} is not provisioned on {run.host}: there is no {path}. Try: {_apply()}")
     needed = FREE_BYTES
     try:
         # Migrations are preceded by a dump, which is never larger than the database.
@@ -482,9 +484,7 @@ def uv():
     """
     found = sorted(glob.glob("/opt/goldenpath/uv-*/bin/uv"), key=os.path.getmtime)
     if not found:
-        raise CommandExecutionError(
-            f"uv is missing on {__grains__['id']}. Try: salt-ssh {__grains__['id']} state.apply"
-        )
+        raise CommandExecutionError(f"uv is missing on {__grains__['id']}. Try: {_apply()}")
     return found[-1]
 
 
@@ -766,9 +766,7 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
     if not __salt__["release_source.valid_ref"](ref):
         raise _Refused(f"{ref!r:.80} is no tag, branch or commit. Try: git ls-remote on the site's repository")
     if not os.path.isdir(run.root):
-        raise _Refused(
-            f"{slug} is not provisioned on {run.host}: there is no {run.root}. Try: salt-ssh {run.host} state.apply"
-        )
+        raise _Refused(f"{slug} is not provisioned on {run.host}: there is no {run.root}. Try: {_apply()}")
     record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who,
               "when": f"{_now():%Y-%m-%dT%H:%M:%SZ}", "migrations": [], "dump": None}  # fmt: skip
     with _locked(slug, int(wait), {"who": who, "since": record["when"]}) as run.tell:
@@ -935,7 +933,7 @@ def rollback(slug, site, release=None, who="unknown", wait=0, restore_database=F
     run = _Run(slug, site, who)
     when = f"{_now():%Y-%m-%dT%H:%M:%SZ}"
     if not os.path.isdir(run.root):
-        raise _Refused(f"{slug} is not provisioned on {run.host}. Try: salt-ssh {run.host} state.apply")
+        raise _Refused(f"{slug} is not provisioned on {run.host}. Try: {_apply()}")
     with _locked(slug, int(wait), {"who": who, "since": when}) as run.tell:
         with run.step("clean"):
             _clean(run)

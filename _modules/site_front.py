@@ -31,7 +31,8 @@ def faults(domain):
     )
     if valid["retcode"]:
         reason = (valid["stdout"].strip().splitlines() or ["no message"])[-1].rstrip(".")[:300]
-        return [f"Caddy's files on {host} are not valid: {reason}. Try: salt-ssh {host} state.apply caddy"]
+        mend = __salt__["goldenpath.command"]("state.apply", "caddy")
+        return [f"Caddy's files on {host} are not valid: {reason}. Try: {mend}"]
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:

@@ -472,6 +472,12 @@ def test_memory_threshold(minion, redis):
     assert "raise redis:maxmemory in pillar/hosts/web1.sls" in message(checks, "memory")
 
 
+def test_the_command_of_each_kind_of_controller(minion):
+    assert minion.command("state.apply", "caddy") == "salt-ssh web1 state.apply caddy"
+    minion.module.__opts__ = {"file_client": "remote"}
+    assert minion.command("test.ping") == "salt web1 test.ping"
+
+
 def test_the_file_of_a_host_with_dots(minion, redis):
     minion.module.__grains__ = {"id": "web1.example.net"}
     checks = minion.redis_checks(port=redis.port, threshold=1)

@@ -81,6 +81,7 @@ class Host:
             "release_units.main_pid": lambda unit: 42,
             "release_units.journal": lambda unit, since, lines=20: f"journal of {unit} with {SECRET}",
             "goldenpath.site_health": self.ask,
+            "goldenpath.command": lambda *words: " ".join(["salt-ssh web1", *words]),
             "site_front.faults": lambda domain: [] if self.caddy else ["Caddy is down. Try: systemctl status caddy"],
             "release_units.disable": lambda units: self.event("disable", *units),
             "release_units.steady_background": lambda slug, celery, since: self.refuse("beat"),

@@ -20,6 +20,7 @@ def front(load):
         "_modules/site_front.py",
         salt={
             "service.status": lambda name: facts["status"],
+            "goldenpath.command": lambda *words: " ".join(["salt-ssh web1", *words]),
             "cmd.run_all": lambda argv, **options: {"retcode": facts["retcode"], "stdout": facts["stdout"]},
         },
     )

@@ -859,7 +859,11 @@ def _failed(run, record, release, before, reason):
         if record["dump"] and not record.get("migrating"):
             with contextlib.suppress(OSError):
                 os.unlink(record["dump"])
-        if not bad:
+        if bad:
+            # Its folder is `previous` until the next deploy: its static files may still be asked for.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{run.folder(release)}/.unfinished")
+        else:
             shutil.rmtree(run.folder(release), ignore_errors=True)
     message = (
         f"The deploy of {record['ref']} to {run.slug} on {run.host} failed at step {step}: "

@@ -158,7 +158,6 @@ def test_a_deploy_killed_at_each_step(bookworm):
 
 def test_the_controller_killed_at_each_step(bookworm):
     """The host goes on by itself: the next deploy waits for it, needs no help, and is killed one step later."""
-    bookworm.repository.reset("v1.0.0")
     bookworm.last_migration = bookworm.sh(f"cat {ROOT}/current/src/pages/migrations/LAST 2>/dev/null || true") or None
     with Load(bookworm.host, DOMAIN, clients=3, seconds=900) as load:
         for number, point in enumerate(POINTS, 920):

@@ -470,6 +470,7 @@ def test_a_front_door_that_fails_is_switched_back(host):
     # Pages of it may still be open: its static files are found until the next deploy.
     assert os.readlink(host.folder / "previous") == f"releases/{bad['release']}"
     assert host.releases == [old, bad["release"]]
+    assert not (host.folder / "releases" / bad["release"] / ".unfinished").exists()
     host.front = None
     third = host.deploy("v3")["release"]
     assert host.releases == [old, third]

@@ -141,11 +141,14 @@ def test_what_is_yet_to_be_told_survives_a_kill(alert, monkeypatch):
         raise SystemExit(143)
 
     monkeypatch.setattr(alert, "post", killed)
-    alert.said.update(systemctl="Result=exit-code\nInvocationID=aa11\n")
+    alert.said.update(systemctl="Result=exit-code\nInvocationID=aa11\n", journalctl="It failed. Try: x")
     with pytest.raises(SystemExit):
         alert.main("a.service")
+    # The unit is well by then.
+    alert.said.update(systemctl="Result=success\nInvocationID=bb22\n", journalctl="")
     monkeypatch.setattr(alert, "post", lambda url, body: alert.sent.append((url, body)))
-    assert alert.main("a.service") == 0 and len(alert.sent) == 1
+    assert alert.main("a.service") == 0
+    assert [body["what"] for _, body in alert.sent] == ["It failed. Try: x"]
 
 
 def test_targets(alert):

@@ -617,6 +617,13 @@ def test_a_heal_waits_for_the_lock_and_then_looks_again(healed):
     assert answer == [{}] and healed == []
 
 
+def test_what_the_holder_finished_just_then_is_left_alone(healed, monkeypatch):
+    os.unlink(common.journal("acme"))
+    seen = iter([["acme"], []])
+    monkeypatch.setattr(cli, "_interrupted", lambda: next(seen))
+    assert cli._heal(SimpleNamespace(site=None)) == {} and healed == []
+
+
 def test_a_holder_that_died_is_healed_after(healed):
     with common.undisturbed("acme", "restore", 0):
         thread, answer = heal_beside()

@@ -17,6 +17,11 @@ REPOSITORY = "/var/backups/goldenpath/restic"
 JOURNAL = f"/var/lib/goldenpath/backup/{SLUG}.restore"
 SITE = f"/usr/sbin/runuser -u sum-{SLUG} --"
 PSQL = f"cd /; {SITE} psql -qAt -d sum-{SLUG}"
+# Somebody who keeps a table for himself.
+HOLD = (
+    f"cd /; {SITE} setsid psql -q -d sum-{SLUG} -c 'begin; lock table pages_note; select pg_sleep(90)' "
+    ">/dev/null 2>&1 & sleep 1"
+)
 # Every row of every table, and every file.
 FINGERPRINT = (
     f"cd {ROOT}/media && find . -type f -exec sha256sum {{}} + | sort | sha256sum; cd /; "
@@ -345,6 +350,17 @@ def test_postgres_restarted_in_the_middle(unharmed):
     assert program(unharmed, "run")[0] == 0
 
 
+def test_who_holds_a_table_does_not_hold_a_backup_for_ever(unharmed):
+    path = faulty(unharmed, "database.LOCK_WAIT = '1s'")
+    unharmed.sh(HOLD)
+    status, answer = program(unharmed, "run", path=path)
+    unharmed.sh(
+        "cd /; runuser -u postgres -- psql -qAtc "
+        "\"select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^begin; lock'\""
+    )
+    assert status == 1 and "cannot be counted" in answer and "lock timeout" in answer
+
+
 def test_a_stale_lock_heals(unharmed):
     unharmed.sh(
         f"RESTIC_PASSWORD_FILE=/etc/goldenpath/restic-password restic -q -r {REPOSITORY} backup /usr "
@@ -553,6 +569,9 @@ def test_extensions_with_tables_of_their_own(unharmed):
     )
     sql = f"cd /; runuser -u postgres -- psql -qAt -d sum-{SLUG} -c"
     unharmed.sh(f"{sql} 'create extension geo; insert into geo_ref values (77, true)'")
+    # What no dump holds is told.
+    unharmed.sh(f"{sql} 'create role reader; grant select on geo_ref to reader'")
+    unharmed.sh(f"{sql} 'alter database \"sum-{SLUG}\" set jit = 0'")
     unharmed.sh(f"cd /; {SITE} psql -q -d sum-{SLUG} -c 'create extension hstore'")
     try:
         for job in ("run", "drill"):
@@ -565,24 +584,39 @@ def test_extensions_with_tables_of_their_own(unharmed):
             f"{sql} 'select count(*), max(id) from geo_ref'; {PROGRAM} exchange {SLUG} --back 2>&1"
         )
         assert "10|77" in answer and "are back as they were before, and the site serves" in answer
+        assert "settings (jit) are not in a dump" in answer and "other roles (reader) are not in a dump" in answer
     finally:
+        unharmed.sh(f"{sql} 'drop owned by reader; drop role reader; alter database \"sum-{SLUG}\" reset all'")
         unharmed.sh(f"{sql} 'drop extension if exists geo, hstore'; rm {folder}/geo*")
     assert program(unharmed, "run")[0] == 0
 
 
 def test_a_restored_site_that_is_not_healthy_is_put_back(unharmed):
+    # Nor does who holds a table keep the safety dump waiting.
+    unharmed.sh(HOLD)
+    began = time.monotonic()
     answer = _killed_restore(unharmed, "before(restore, '_prove', fail)")
+    assert time.monotonic() - began < 60
     assert "made to fail" in answer and "are back as they were before" in answer
 
 
 def test_postgres_gone_in_the_middle_of_a_restore(unharmed):
     fault = "after(restore, '_exchange', lambda: (os.system('systemctl stop \"postgresql@*.service\"'), fail()))"
+    # Somebody hears that it cannot be healed, while it goes on trying.
+    fault = f"cli.PATIENCE = 2\n{fault}"
+    unharmed.host.write(
+        "/run/systemd/system/goldenpath-heal.service.d/faulty.conf",
+        "[Service]\nExecStart=\nExecStart=/opt/goldenpath/faulty heal\n",
+    )
     answer = _killed_restore(unharmed, fault)
     assert "made to fail" in answer and "goldenpath-heal.service goes on trying" in answer
     assert answer.partition("\n")[0][:60] in unharmed.listener.wait(f"goldenpath-restore@{SLUG}.service")["what"]
+    told = unharmed.listener.wait("goldenpath-heal.service")["what"]
+    assert f"The interrupted restore of {SLUG} on {unharmed.name} is not healed: Postgres refused" in told
     assert unharmed.sh(f"ls {JOURNAL}")
     unharmed.sh("systemctl start postgresql")
     healed(unharmed)
+    unharmed.sh("rm -r /run/systemd/system/goldenpath-heal.service.d; systemctl daemon-reload")
 
 
 def test_a_power_cut_in_the_middle_heals_at_boot(unharmed):
@@ -659,8 +693,8 @@ def test_deploys_hear_of_old_backups(site):
         assert [len(answer["warnings"]), len(answer["refusals"])] == [1, 1]
         assert "The last good backup" in answer["refusals"][0] and "more than 100 hours" in answer["refusals"][0]
         # A service that systemd had to start again is told in the same breath.
-        site.sh("systemctl kill --signal=KILL caddy; sleep 1.5; systemctl is-active caddy")
-        told = heard(site, "watch", "rm -f /var/lib/goldenpath/backup/watch.state")
+        crash = "systemctl kill --signal=KILL caddy; sleep 1.5; systemctl is-active caddy"
+        told = heard(site, "watch", f"rm -f /var/lib/goldenpath/backup/watch.state; {crash}")
         assert "more than" in told and "caddy.service on" in told and "was started again" in told
         assert program(site, "watch")[0] == 0
     finally:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import threading
 import time
 from types import SimpleNamespace
@@ -430,6 +431,36 @@ def test_needs_on_one_disk_add_up(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "room", lambda path, needed, what: asked.append((path, needed)))
     common.rooms([(str(tmp_path), 1), (str(tmp_path / "not/yet/there"), 2), ("/proc", 4)], "a test")
     assert asked == [(str(tmp_path), 3), ("/proc", 4)]
+
+
+def test_media_of_another_disk_are_counted_as_copies(host):
+    folder = host / "srv/acme"
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == os.stat(folder).st_dev:
+            pytest.skip("one filesystem only")
+        (pathlib.Path(elsewhere) / "film").write_bytes(b"x" * 1000)
+        os.symlink(elsewhere, folder / "media")
+        staging = str(folder / "backups")
+        remote = {**CONFIG, "repository": "sftp:b@vault:/x"}
+        assert backup._needs("acme", remote, staging, 50, 0) == [(staging, 50), (staging, 1000)]
+        assert backup._needs("acme", CONFIG, staging, 50, 400)[-1] == (CONFIG["repository"], 650)
+        os.unlink(folder / "media")
+        (folder / "media").mkdir()
+        assert backup._needs("acme", remote, staging, 50, 0) == [(staging, 50)]
+
+
+@pytest.mark.parametrize(("size", "needed"), [({"size": 77}, 77), ({}, 8)])
+def test_a_restored_database_needs_room_where_postgres_keeps_it(host, monkeypatch, size, needed):
+    (host / "database.dump").write_bytes(b"dump")
+    dump = {"bytes": 4, "sha256": backup.checksum(host / "database.dump")}
+    common.write(f"{host}/manifest.json", {"site": "acme", "dump": dump, "tables": {}, **size})
+    monkeypatch.setattr(database, "data_directory", lambda: "/pg")
+    monkeypatch.setattr(database, "counts", lambda *_: {})
+    asked = []
+    monkeypatch.setattr(common, "rooms", lambda needs, what: asked.append(needs))
+    monkeypatch.setattr(database, "restore", lambda *_: asked.append("restore"))
+    drill.load("acme", str(host), "sum-acme.drill")
+    assert asked == [[("/pg", needed)], "restore"]
 
 
 def test_a_program_cannot_fill_a_disk(tmp_path):

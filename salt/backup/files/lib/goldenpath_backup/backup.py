@@ -144,20 +144,15 @@ def _run(slug, config, staging, accept_smaller):
     with common.undisturbed(slug, "backup", DEPLOY_WAIT):
         # What a killed restore left between two states is no backup.
         restore.heal(slug)
-        space, media = database.bytes_of(database.live(slug)), f"{common.root(slug)}/media"
+        space = database.bytes_of(database.live(slug))
         if not space:
             raise Failed(f"there is no database sum-{slug}. Try: salt-ssh {common.host()} state.apply")
-        needs, size = [(staging, space)], media_size(slug)
-        if os.path.isdir(media) and os.stat(media).st_dev != os.stat(staging).st_dev:
-            needs.append((staging, size))  # no links across filesystems: copies
-        if repository.is_local(config):
-            needs.append((config["repository"], space + max(0, size - last.get("bytes", 0))))
-        common.rooms(needs, "a backup")
+        common.rooms(_needs(slug, config, staging, space, last.get("bytes", 0)), "a backup")
         began = common.now()
         held = database.dump(slug, dump + ".partial")
         shutil.copy2(f"{common.root(slug)}/.env", f"{staging}/env")
         # After the rows: a file that a row names is there before the row is.
-        freeze(media, f"{staging}/media")
+        freeze(f"{common.root(slug)}/media", f"{staging}/media")
         release = common.live(slug)
     database.verify(slug, dump + ".partial", held)
     files = media_list(f"{staging}/media", common.read(f"{common.RECORDS}/{slug}.media"))
@@ -180,6 +175,16 @@ def _run(slug, config, staging, accept_smaller):
         "tables": len(held["tables"]), "rows": sum(held["tables"].values()), "files": len(files),
         "bytes": sum(item[0] for item in files.values()),
     }  # fmt: skip
+
+
+def _needs(slug, config, staging, space, before):
+    """The bytes that a backup takes, by folder. space: of the database; before: of the last backup's media."""
+    needs, media, size = [(staging, space)], f"{common.root(slug)}/media", media_size(slug)
+    if os.path.isdir(media) and os.stat(media).st_dev != os.stat(staging).st_dev:
+        needs.append((staging, size))  # no links across filesystems: copies
+    if repository.is_local(config):
+        needs.append((config["repository"], space + max(0, size - before)))
+    return needs
 
 
 def _still(slug, config, staging, manifest, files):

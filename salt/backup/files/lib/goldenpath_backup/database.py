@@ -12,6 +12,8 @@ from .common import Failed, command, environment, reason, run
 
 # No site can have such a name: a slug has no dot.
 DRILL, NEW, OLD = ".drill", ".new", ".old"
+# How long a dump waits for somebody who holds a table.
+LOCK_WAIT = "10min"
 
 _COUNTS = r"""
 SELECT format('SELECT json_build_array(%L, count(*)) FROM ONLY %I.%I;', format('%I.%I', n.nspname, c.relname),
@@ -112,7 +114,7 @@ def dump(slug, path):
         try:
             session.stdin.write(
                 "SET idle_in_transaction_session_timeout = 0;\nSET statement_timeout = 0;\n"
-                "SET lock_timeout = '10min';\n"
+                f"SET lock_timeout = '{LOCK_WAIT}';\n"
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n"
                 "SELECT pg_export_snapshot();\n"
                 "SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension "
@@ -135,8 +137,7 @@ def dump(slug, path):
                 )
             code, output = run(
                 ["pg_dump", "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
-                 "--lock-wait-timeout=10min",
-                 "--dbname", name],
+                 f"--lock-wait-timeout={LOCK_WAIT}", "--dbname", name],
                 user=name, stdout=path, most=most,
             )  # fmt: skip
             if code and os.path.getsize(path) >= most:

@@ -563,6 +563,14 @@ def steps(host, monkeypatch):
     return host / "srv/acme", databases, done
 
 
+def test_a_journal_that_cannot_be_read_is_told(steps):
+    os.makedirs(common.RECORDS)
+    with open(common.journal("acme"), "w"):
+        pass
+    with pytest.raises(common.Failed, match="cannot be read. Try: "):
+        restore.heal("acme")
+
+
 def test_nothing_to_heal(steps):
     assert restore.heal("acme") == "There was nothing to heal" and steps[2] == []
 
@@ -694,7 +702,7 @@ def test_what_cannot_be_healed_is_tried_again_and_then_told(healed, monkeypatch)
 
 
 def test_the_end_of_a_restore_is_answered_whoever_healed(healed, host, monkeypatch):
-    written, real = {}, common.write
+    written, real, real_read = {}, common.write, common.read
 
     def write(path, data, **options):
         if path.endswith(".answer"):
@@ -705,7 +713,13 @@ def test_the_end_of_a_restore_is_answered_whoever_healed(healed, host, monkeypat
     monkeypatch.setattr(common, "write", write)
     assert cli._end_of_restore("acme") == {"acme": "All is well"}
     assert cli._end_of_restore("acme") == {"acme": "All is well"} and healed == ["acme"]
-    assert "was ended before it was done. All is well." in written["/run/goldenpath/restore-acme.answer"]["error"]
+    answer = "/run/goldenpath/restore-acme.answer"
+    assert "was ended before it was done. All is well." in written[answer]["error"]
+    # That was before another restore, which ended before it began.
+    asked = {"at": time.time() + 1}
+    monkeypatch.setattr(common, "read", lambda path, real=real_read: asked if "request" in path else real(path))
+    cli._end_of_restore("acme")
+    assert "There was nothing to heal" in written[answer]["error"]
 
 
 def test_a_backup_heals_first(host, monkeypatch):
@@ -749,7 +763,7 @@ def exchange(steps, monkeypatch):
 def test_an_exchange(exchange):
     dump, _, done = exchange
     answer = restore.exchange("acme", dump)
-    assert done == [1008, "restore", "_stop", "alone", "dump", "swap back=False"]
+    assert done == [2000, "restore", "_stop", "alone", "dump", "swap back=False"]
     assert os.path.exists(answer["safety"]) and "x are not in a dump" in answer["notes"][0]
     assert os.path.exists(common.journal("acme"))
     assert restore.settle("acme")["state"] == "The restored site serves"

@@ -133,9 +133,8 @@ def _heal(arguments):
     """
     if arguments.site:
         return _end_of_restore(arguments.site)
-    began, found, faults = time.monotonic(), {}, {}
+    began, found, faults, failing = time.monotonic(), {}, {}, None
     while interrupted := _interrupted():
-        past = time.monotonic() - began
         for slug in interrupted:
             try:
                 with common.undisturbed(slug, "heal", 0):
@@ -147,9 +146,11 @@ def _heal(arguments):
                 faults.pop(slug, None)
             except (Failed, OSError) as exc:
                 faults[slug] = f"The interrupted restore of {slug} on {common.host()} is not healed: {exc}"
-        if faults and past > PATIENCE:
+        now = time.monotonic()
+        failing = (failing or now) if faults else None
+        if faults and now - failing > PATIENCE:
             raise Failed("\n".join(faults.values()))
-        if past > BUSY:
+        if now - began > BUSY:
             break  # under way still: the path unit starts this again
         time.sleep(5 if faults else 1)
     return found
@@ -157,7 +158,7 @@ def _heal(arguments):
 
 def _healed(slug):
     state = restore.heal(slug)
-    common.record(slug, healed={"at": common.now(), "state": state})
+    common.record(slug, healed={"at": common.now(), "time": time.time(), "state": state})
     return state
 
 
@@ -169,7 +170,11 @@ def _end_of_restore(slug):
             if os.path.exists(common.journal(slug)):
                 state = _healed(slug)
     if not os.path.exists(answer):
-        state = state or (common.recorded(slug).get("healed") or {}).get("state") or "There was nothing to heal"
+        # By goldenpath-heal.service, if it was first; not what was healed before this restore.
+        other, asked = common.recorded(slug).get("healed") or {}, common.read(answer[: -len("answer")] + "request")
+        if not state and other.get("time", 0) >= asked.get("at", 0):
+            state = other.get("state")
+        state = state or "There was nothing to heal"
         sentence = f"The restore of {slug} on {common.host()} was ended before it was done. {state}."
         common.write(answer, {"error": sentence})
     return {slug: state}

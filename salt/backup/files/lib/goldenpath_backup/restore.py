@@ -154,10 +154,10 @@ def exchange(slug, dump):
         )
     _note(slug, phase="prepare", at=common.now())
     try:
-        size = os.path.getsize(dump)
-        # A dump takes less than its database; the safety dump takes no more.
-        aside = f"{common.root(slug)}/backups"
-        common.rooms([(database.data_directory(), size * 2), (aside, database.bytes_of(name))], "the exchange")
+        # A deploy's dump is compressed: what returns is taken to be as large as what is there.
+        aside, size = f"{common.root(slug)}/backups", database.bytes_of(name)
+        needed = max(os.path.getsize(dump) * 2, size)
+        common.rooms([(database.data_directory(), needed), (aside, size)], "the exchange")
         done["notes"] += [f"{word} are not in a dump: set them again" for word in database.unsaved(slug)]
         database.restore(slug, dump, name + database.NEW)
         _note(slug, phase="stopped", release=release)
@@ -345,6 +345,11 @@ def heal(slug):
     """
     found = common.read(common.journal(slug))
     if not found:
+        if os.path.exists(common.journal(slug)):
+            raise Failed(
+                f"{common.journal(slug)} cannot be read. Try: look at the databases and media of {slug}, "
+                "then remove the file"
+            )
         return "There was nothing to heal"
     root, aside, name = common.root(slug), f"{common.root(slug)}/backups", database.live(slug)
     if found["phase"] == "proven":

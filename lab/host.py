@@ -85,6 +85,7 @@ class Lab:
         Returns the Host, with ssh ready. Raises LabError when the name is taken or it does not boot.
         """
         check_name(name)
+        network.resolv_conf()  # before the minutes that a base root takes: without a resolver a host is of no use
         root = base.ensure(base.release_name(release), self._say)
         folder = HOSTS / name
         with state_lock():

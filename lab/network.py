@@ -1,8 +1,10 @@
 """The bridge that all hosts hang on: a private subnet and a masquerade rule, both gone with the last host."""
 
 import ipaddress
+import itertools
 import json
 import pathlib
+import re
 import secrets
 import shutil
 
@@ -11,10 +13,20 @@ from .common import HOSTS, STATE, LabError, read_json, run, write
 BRIDGE = "gplab0"
 TABLE = "goldenpath_lab"
 RECORD = STATE / "network.json"
-POOL = ipaddress.ip_network("10.213.0.0/16")
+# The later ones for a machine whose company or VPN has the earlier ones.
+POOLS = tuple(map(ipaddress.ip_network, ("10.213.0.0/16", "172.31.0.0/16", "192.168.128.0/17", "100.64.0.0/10")))
 POOL6 = ipaddress.ip_network("fd67:7061:7468::/48")
 # The machine's settings that the lab sets, or that a guest may set for all: put back with the last host.
 SYSCTLS = ("net/ipv4/ip_forward", "vm/overcommit_memory", "vm/swappiness")
+# The first that names a resolver which hosts can reach: an operator's choice, the machine's own, and the one behind
+# it where systemd-resolved or NetworkManager listens on loopback.
+RESOLVERS = (
+    pathlib.Path("/etc/goldenpath-lab.resolv.conf"),
+    pathlib.Path("/etc/resolv.conf"),
+    pathlib.Path("/run/systemd/resolve/resolv.conf"),
+    pathlib.Path("/run/NetworkManager/no-stub-resolv.conf"),
+)
+_LOOPBACK = re.compile(r"nameserver\s+(127\.|::1\b)")
 # Where the machine's own firewall forwards nothing by default, as Docker's and ufw's.
 FORWARD_RULES = (
     ("-i", BRIDGE, "-j", "ACCEPT"),
@@ -33,9 +45,10 @@ def used_networks():
         found += [route.get("dst", "default") for route in routes]
     for link in json.loads(run("ip", "-j", "addr").stdout or "[]"):
         found += [f"{a['local']}/{a['prefixlen']}" for a in link.get("addr_info", []) if "local" in a]
-    for line in resolv_conf().splitlines():
-        if line.startswith("nameserver"):
-            found.append(line.split()[1].partition("%")[0])
+    for path in RESOLVERS:
+        for line in path.read_text().splitlines() if path.exists() else ():
+            if line.startswith("nameserver") and len(line.split()) > 1:
+                found.append(line.split()[1].partition("%")[0])
     networks = []
     for text in found:
         if text == "default" or " " in text:
@@ -54,12 +67,13 @@ def free_subnet(used):
 
     Returns a pair: the IPv4 /24 and the IPv6 /64. Raises LabError when all are taken.
     """
-    for four, six in zip(POOL.subnets(new_prefix=24), POOL6.subnets(new_prefix=64), strict=False):
+    fours = itertools.chain.from_iterable(pool.subnets(new_prefix=24) for pool in POOLS)
+    for four, six in zip(fours, POOL6.subnets(new_prefix=64), strict=False):
         if not any(net.overlaps(four) for net in used if net.version == 4) and not any(
             net.overlaps(six) for net in used if net.version == 6
         ):
             return four, six
-    raise LabError(f"Every subnet of {POOL} is in use on this machine. Try: ip route")
+    raise LabError(f"Every subnet of {', '.join(map(str, POOLS))} is in use on this machine. Try: ip route")
 
 
 def free_address(subnet, taken, last=None):
@@ -83,13 +97,21 @@ def free_address(subnet, taken, last=None):
 
 
 def resolv_conf():
-    """The machine's resolver configuration; systemd-resolved's real one where it listens on loopback only."""
-    etc = pathlib.Path("/etc/resolv.conf")
-    text = etc.read_text() if etc.exists() else ""
-    real = pathlib.Path("/run/systemd/resolve/resolv.conf")
-    if "nameserver 127." in text and real.exists():
-        text = real.read_text()
-    return text
+    """The resolver configuration for hosts: the machine's, without what listens on its loopback alone.
+
+    Raises LabError when it has no other.
+    """
+    texts = [path.read_text() for path in RESOLVERS if path.exists()]
+    for text in texts:
+        lines = [line for line in text.splitlines() if not _LOOPBACK.match(line)]
+        if any(line.startswith("nameserver") for line in lines):
+            return "\n".join(lines) + "\n"
+    if any(_LOOPBACK.match(line) for text in texts for line in text.splitlines()):
+        raise LabError(
+            "The only resolver of this machine listens on its loopback, where hosts cannot reach it. "
+            f"Try: echo nameserver ADDRESS > {RESOLVERS[0]}"
+        )
+    return texts[-1] if texts else ""
 
 
 def mtu():
@@ -121,55 +143,79 @@ def allocate():
 
 
 def ensure():
-    """Make the bridge and the masquerade table when they are missing; to be called under the state lock.
+    """Make what is missing of the bridge, its addresses and its rules; to be called under the state lock.
+
+    A bridge that is there stays: hosts may hang on it.
 
     Returns the network's record (dict with subnet and subnet6).
     """
-    record = read_json(RECORD)
+    record = read_json(RECORD) or _record_of_hosts()
     exists = pathlib.Path(f"/sys/class/net/{BRIDGE}").exists()
-    if record and exists and not run("nft", "list", "table", "ip", TABLE, check=False).returncode:
-        return record
-    if exists:
+    if exists and not record:
         run("ip", "link", "del", BRIDGE)
-    used = used_networks()
-    if record:
-        four, six = ipaddress.ip_network(record["subnet"]), ipaddress.ip_network(record["subnet6"])
-        if any(net.version == n.version and net.overlaps(n) for net in used for n in (four, six)):
-            if any(HOSTS.glob("*/host.json")):
-                raise LabError(
-                    f"{four} is in use on this machine now, and stopped hosts have addresses in it. "
-                    "Try: python -m lab down --all"
-                )
-            record = {}
-    if not record:
-        four, six = free_subnet(used)
-        record = {"subnet": str(four), "subnet6": str(six)}
-    record["sysctl"] = {name: _sysctl(name) for name in SYSCTLS}
+        exists = False
+    if not exists:
+        record = _subnets(record)
+    # What the machine had before the first host, and not what it has by now.
+    record.setdefault("sysctl", {name: _sysctl(name) for name in SYSCTLS})
     write(RECORD, json.dumps(record, indent=2))
-    # A fixed MAC: a bridge otherwise takes on its ports' and hosts would ask for it again at each change.
-    mac = "02:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(5))
-    run("ip", "link", "add", BRIDGE, "address", mac, "type", "bridge", "forward_delay", "0")
-    run("ip", "addr", "add", f"{four[1]}/{four.prefixlen}", "dev", BRIDGE)
-    if pathlib.Path("/proc/net/if_inet6").exists():
-        run("ip", "addr", "add", f"{six[1]}/{six.prefixlen}", "dev", BRIDGE, "nodad")
+    if not exists:
+        # A fixed MAC: a bridge otherwise takes on its ports' and hosts would ask for it again at each change.
+        mac = "02:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(5))
+        run("ip", "link", "add", BRIDGE, "address", mac, "type", "bridge", "forward_delay", "0")
+    four, six = (ipaddress.ip_network(record[key]) for key in ("subnet", "subnet6"))
+    run("ip", "addr", "replace", f"{four[1]}/{four.prefixlen}", "dev", BRIDGE)
+    # Also on a machine that has IPv6 switched off for all; a kernel without it has no such setting.
+    if _sysctl(f"net/ipv6/conf/{BRIDGE}/disable_ipv6", "0") == "0":
+        run("ip", "addr", "replace", f"{six[1]}/{six.prefixlen}", "dev", BRIDGE, "nodad")
     run("ip", "link", "set", BRIDGE, "up")
     # A booting host is asked for its address before it has one: ask again soon, not in a second.
     _sysctl(f"net/ipv4/neigh/{BRIDGE}/retrans_time_ms", "50")
-    rules = f"""
-        table ip {TABLE}
-        delete table ip {TABLE}
-        table ip {TABLE} {{
-            chain postrouting {{
-                type nat hook postrouting priority 100;
-                ip saddr {four} oifname != "{BRIDGE}" masquerade
+    if run("nft", "list", "table", "ip", TABLE, check=False).returncode:
+        rules = f"""
+            table ip {TABLE} {{
+                chain postrouting {{
+                    type nat hook postrouting priority 100;
+                    ip saddr {record["subnet"]} oifname != "{BRIDGE}" masquerade
+                }}
             }}
-        }}
-    """
-    run("nft", "-f", "-", input=rules)
-    for rule in FORWARD_RULES:
-        _firewall("-I", rule)
+        """
+        run("nft", "-f", "-", input=rules)
+    for program in _firewalls():
+        rules = run(program, "-S", "FORWARD", check=False).stdout.splitlines()
+        for rule in FORWARD_RULES if "-P FORWARD DROP" in rules else ():
+            if f"-A FORWARD {' '.join(rule)}" not in rules:
+                run(program, "-I", "FORWARD", *rule)
     _sysctl("net/ipv4/ip_forward", "1")
     return record
+
+
+def _subnets(record):
+    """The record of a bridge that is to be made: with the subnets that it had, or with free ones."""
+    used = used_networks()
+    if record:
+        both = [ipaddress.ip_network(record[key]) for key in ("subnet", "subnet6")]
+        if not any(net.version == own.version and net.overlaps(own) for net in used for own in both):
+            return record
+        if any(HOSTS.glob("*/host.json")):
+            raise LabError(
+                f"{record['subnet']} is in use on this machine now, and stopped hosts have addresses in it. "
+                "Try: python -m lab down --all"
+            )
+    four, six = free_subnet(used)
+    return {**record, "subnet": str(four), "subnet6": str(six)}
+
+
+def _record_of_hosts():
+    """What the hosts that there are know of a network whose record is lost; {} without any."""
+    for path in HOSTS.glob("*/host.json"):
+        if "gateway" in (host := read_json(path)):
+            four, six = (f"{host['gateway' + six]}/{host['prefix' + six]}" for six in ("", "6"))
+            return {
+                "subnet": str(ipaddress.ip_network(four, strict=False)),
+                "subnet6": str(ipaddress.ip_network(six, strict=False)),
+            }
+    return {}
 
 
 def remove():
@@ -178,8 +224,11 @@ def remove():
     if pathlib.Path(f"/sys/class/net/{BRIDGE}").exists():
         run("ip", "link", "del", BRIDGE, check=False)
     run("nft", "delete", "table", "ip", TABLE, check=False)
-    for rule in FORWARD_RULES:
-        _firewall("-D", rule)
+    for program in _firewalls():
+        rules = run(program, "-S", "FORWARD", check=False).stdout.splitlines()
+        for rule in FORWARD_RULES:
+            if f"-A FORWARD {' '.join(rule)}" in rules:
+                run(program, "-D", "FORWARD", *rule, check=False)
     # Whatever has a bridge of its own, as Docker, needs the forwarding too.
     keep = {"net/ipv4/ip_forward"} if any(pathlib.Path("/sys/class/net").glob("*/bridge")) else set()
     for name, value in record.get("sysctl", {}).items():
@@ -189,14 +238,8 @@ def remove():
         write(RECORD, json.dumps({key: record[key] for key in ("subnet", "subnet6", "last") if key in record}))
 
 
-def _firewall(action, rule):
-    for program in ("iptables", "ip6tables"):
-        if not shutil.which(program):
-            continue
-        policy = run(program, "-S", "FORWARD", check=False).stdout.partition("\n")[0]
-        present = not run(program, "-C", "FORWARD", *rule, check=False).returncode
-        if present if action == "-D" else policy == "-P FORWARD DROP" and not present:
-            run(program, action, "FORWARD", *rule)
+def _firewalls():
+    return [program for program in ("iptables", "ip6tables") if shutil.which(program)]
 
 
 def _sysctl(name, value=None):

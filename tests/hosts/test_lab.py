@@ -243,6 +243,60 @@ class TestDown:
         assert twelve.running
 
 
+NETWORK = """
+import json, pathlib, shutil, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from lab import network
+
+folder = pathlib.Path(sys.argv[2])
+network.HOSTS, network.RECORD = folder / "hosts", folder / "network.json"
+network.SYSCTLS = ("net/ipv4/ip_forward",)
+
+
+def sh(line):
+    return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+
+
+def look():
+    bridge = json.loads(sh("ip -j addr show gplab0"))[0]
+    return bridge["ifindex"], [address["local"] for address in bridge["addr_info"] if address["scope"] == "global"]
+
+
+programs = [program for program in ("iptables", "ip6tables") if shutil.which(program)]
+record = network.ensure()
+first = look()
+assert len(first[1]) == 2, first
+sh("nft flush ruleset; ip addr flush dev gplab0")
+for program in programs:
+    sh(f"{program} -P FORWARD DROP")
+again = network.ensure()
+assert look() == first, look()
+assert again == record and record["sysctl"] == {"net/ipv4/ip_forward": "0"}, again
+assert "masquerade" in sh("nft list table ip goldenpath_lab")
+for _ in range(2):
+    network.ensure()
+    for program in programs:
+        assert sh(f"{program} -S FORWARD").count("gplab0") == 2
+network.RECORD.unlink()
+(folder / "hosts/one").mkdir(parents=True)
+(folder / "hosts/one/host.json").write_text(json.dumps({
+    "address": "x", "gateway": first[1][0], "gateway6": first[1][1], "prefix": 24, "prefix6": 64}))
+assert network.ensure()["subnet"] == record["subnet"] and look() == first
+network.remove()
+assert "gplab0" not in sh("ip link" + "".join(f"; {program} -S FORWARD" for program in programs))
+"""
+
+
+def test_network_of_a_machine_without_ipv6_and_with_its_rules_flushed(tmp_path):
+    """In a network namespace of its own: the machine's is in use."""
+    alone = (
+        'mount -t sysfs sysfs /sys && sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.disable_ipv6=1 && exec "$@"'
+    )
+    command = ["unshare", "--net", "--mount", "sh", "-c", alone, "sh", sys.executable, "-c", NETWORK]
+    done = subprocess.run([*command, REPOSITORY, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_at_once_do_not_disturb_each_other():
     names = [name(f"at-once-{number}-{'x' * 10}") for number in range(2)]
     with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -367,10 +367,17 @@ def _leads(view, chain, target):
     return any(rule.target == target and not rule.tests for rule in view.chains.get(chain, ()))
 
 
-def _running(view, family):
+def _running(view, configured, family):
+    """Whether ufw is in the kernel, whole: without its first file neither loopback nor an answer gets in."""
     prefix = "ufw6" if family == "v6" else "ufw"
     before, user = f"{prefix}-before-input", f"{prefix}-user-input"
-    return _leads(view, "INPUT", before) and _leads(view, before, user) and user in view.chains
+    if not (_leads(view, "INPUT", before) and _leads(view, before, user) and user in view.chains):
+        return False
+    return _lets_loopback(view, before) or not _lets_loopback(configured, before)
+
+
+def _lets_loopback(view, chain):
+    return any(rule.target == "ACCEPT" and (False, "-i", ["lo"]) in rule.tests for rule in view.chains[chain])
 
 
 class Facts(NamedTuple):
@@ -393,15 +400,16 @@ def _facts():
     ipv6 = settings.get("IPV6") == "YES"
     loaded = {family: view for family in _families() if (view := _loaded(family))}
     wanted = [family for family in loaded if family == "v4" or ipv6]
+    # What is to be is decided with the policy that is to be.
+    configured = {family: _configured(family, "DROP") for family in _families()}
     return Facts(
         enabled=settings.get("ENABLED") == "YES",
-        active=bool(wanted) and all(_running(loaded[family], family) for family in wanted),
+        active=bool(wanted) and all(_running(loaded[family], configured[family], family) for family in wanted),
         ipv6=ipv6,
         incoming=settings.get("DEFAULT_INPUT_POLICY", ""),
         outgoing=settings.get("DEFAULT_OUTPUT_POLICY", ""),
         routed=settings.get("DEFAULT_FORWARD_POLICY", ""),
-        # What is to be is decided with the policy that is to be.
-        configured={family: _configured(family, "DROP") for family in _families()},
+        configured=configured,
         loaded=loaded,
     )
 

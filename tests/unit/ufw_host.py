@@ -163,6 +163,11 @@ class Host:
             at = user.search(self.kernel[family]).start() if first else len(self.kernel[family])
             self.kernel[family] = self.kernel[family][:at] + "".join(lines) + self.kernel[family][at:]
 
+    def forget(self, rule):
+        """Take a rule out of the kernel, and leave it in the files."""
+        assert f"{rule}\n" in self.kernel["v4"]
+        self.kernel["v4"] = self.kernel["v4"].replace(f"{rule}\n", "")
+
     def add(self, command, first=False, loaded=True):
         families = [family for family in SPELLINGS if command in blocks(SPELLINGS[family])]
         assert families, command

@@ -52,6 +52,7 @@ def test_nothing_to_do(host):
         (lambda host: host.add("deny 22", first=True), ["22/tcp"]),
         (lambda host: host.ufw(["disable"]), ["at boot", "in the kernel"]),
         (lambda host: host.kernel.update(v4="-P INPUT ACCEPT\n"), ["in the kernel"]),
+        (lambda host: host.forget("-A ufw-before-input -i lo -j ACCEPT"), ["in the kernel"]),
         (lambda host: host.edit("default", "IPV6=yes", "IPV6=no"), ["ipv6"]),
         (lambda host: host.edit("default", 'INPUT_POLICY="DROP"', 'INPUT_POLICY="ACCEPT"'), ["incoming"]),
     ],

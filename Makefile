@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Root leaves no file of its own in an ordinary user's checkout.
+ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(BIN)
+# The Debian of the demo's host: bookworm or trixie.
+RELEASE := trixie
 APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli git:/usr/bin/git curl:/usr/bin/curl openssl:/usr/bin/openssl \
   openssh-client:/usr/bin/ssh gcc:/usr/bin/gcc python3-dev:/usr/bin/python3-config
 
@@ -24,7 +28,7 @@ setup: .venv/.complete ## the controller: .venv with Salt and the test tools
 	@mkdir -p .salt/cache/proc && touch $@
 
 lab: setup ## what this machine needs to boot throwaway hosts
-	@$(SUDO) $(BIN)/python -m lab setup
+	@$(ROOT)/python -m lab setup
 
 lint: setup ## ruff, and the house rules that a program can check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
@@ -34,23 +38,23 @@ test-fast: setup ## all tests that need no host, about a minute
 	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
 
 test-hosts: setup lab ## the tests on real systemd hosts, as root
-	@$(SUDO) $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder tests/hosts
+	@$(ROOT)/pytest -q -p no:cacheprovider -n 3 --dist loadfile --no-loadscope-reorder tests/hosts
 
 test: lint test-fast test-hosts ## all tests
 
-demo: setup lab ## a bare host becomes a healthy HTTPS site; it stays up until demo-down
-	@$(SUDO) $(BIN)/python -m lab.demo up
+demo: setup lab ## a bare host becomes a healthy HTTPS site, and stays until demo-down (RELEASE=bookworm: Debian 12)
+	@$(ROOT)/python -m lab.demo up $(RELEASE)
 
 demo-info: ## how to reach the demo host, as JSON
 	@test -x $(BIN)/python || { echo 'There is no demo host. Try: make demo'; exit 1; }
-	@$(SUDO) $(BIN)/python -m lab.demo info
+	@$(ROOT)/python -m lab.demo info
 
 demo-down: ## remove the demo host
 	@test -x $(BIN)/python || { echo 'There is no demo host. Try: make demo'; exit 1; }
-	@$(SUDO) $(BIN)/python -m lab.demo down
+	@$(ROOT)/python -m lab.demo down
 
 bench: setup lab ## measurements as JSON lines: min, median, max of 3
-	@$(SUDO) $(BIN)/python -m lab.bench
+	@$(ROOT)/python -m lab.bench
 
 clean: ## remove .venv and Salt's caches
 	rm -rf .venv .salt

@@ -1,6 +1,6 @@
 """Throwaway bare Debian hosts with systemd, their own network and sshd, for demo, tests and bench."""
 
-from .common import LabError
+from .common import LabError, unwind_on_signals
 from .host import Host, Lab
 
-__all__ = ["Host", "Lab", "LabError"]
+__all__ = ["Host", "Lab", "LabError", "unwind_on_signals"]

@@ -5,12 +5,11 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 
 from . import supervisor
-from .common import LabError, run
+from .common import LabError, run, unwind_on_signals
 from .host import Lab
 
 # The command that shows that a package is there.
@@ -76,8 +75,7 @@ def main(argv=None):
     options = _parser().parse_args(argv)
     if os.geteuid():
         _become_root(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+    unwind_on_signals()
     try:
         return globals()[f"_{options.command}"](options) or 0
     except LabError as error:
@@ -94,7 +92,17 @@ def _become_root(argv):
     if not sudo or subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode:
         print("The lab needs root. Try: sudo python3 -m lab " + " ".join(argv), file=sys.stderr)
         sys.exit(1)
-    command = ["sudo", "-n", "env", f"PYTHONPATH={package}", sys.executable, "-m", "lab", *argv]
+    command = [
+        "sudo",
+        "-n",
+        "env",
+        "PYTHONDONTWRITEBYTECODE=1",
+        f"PYTHONPATH={package}",
+        sys.executable,
+        "-m",
+        "lab",
+        *argv,
+    ]
     os.execvp("sudo", command)  # noqa: S606
 
 

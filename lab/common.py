@@ -53,6 +53,28 @@ def run(*argv, check=True, input=None, timeout=None, **options):
     return done
 
 
+def unwind_on_signals(children=lambda: ()):
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, through its `with` and `finally`, hosts included.
+
+    The first one decides: a second must not cut the tidying short. What nohup ignores stays ignored.
+
+    children
+        tells the processes that are to do the same (function that returns numbers)
+    """
+    signals = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+
+    def unwind(*_):
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        for child in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    for each in signals:
+        signal.signal(each, unwind)
+
+
 @contextlib.contextmanager
 def locked(path):
     """Hold an exclusive kernel lock on a file; it dies with the process.

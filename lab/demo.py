@@ -1,13 +1,13 @@
 """make demo: a bare host becomes a healthy HTTPS site by the two Salt commands, and stays up until demo-down."""
 
+import contextlib
 import json
-import pathlib
 import shutil
 import subprocess
 import sys
 import time
 
-from . import Lab, LabError
+from . import Lab, LabError, base, unwind_on_signals
 from .controller import REPOSITORY, Controller
 from .siterepo import SiteRepository
 
@@ -67,13 +67,19 @@ def ask(host, path="/health/", domain=DOMAIN, timeout=15):
     return int(code or 0), body
 
 
-def up():
-    """Boot, provision, release, ask. What it started goes again when a step fails."""
+def up(release="trixie"):
+    """Boot, provision, release, ask. What it started goes again when a step fails.
+
+    release
+        Debian's, as the lab names them (str)
+    """
+    release = base.release_name(release)
     down()
+    FOLDER.parent.mkdir(mode=0o700, exist_ok=True)
     lab = Lab(print)
     try:
-        began = _step("A bare Debian 13 host")
-        host = lab.up(NAME, release="trixie")
+        began = _step(f"A bare Debian {release} host")
+        host = lab.up(NAME, release=release)
         print(f"   {host.address}, up after {time.monotonic() - began:.1f} s", flush=True)
         controller = Controller(FOLDER / "controller", [host])
         controller.pillar(NAME, PILLAR)
@@ -120,22 +126,25 @@ def down():
     if NAME in [host.name for host in lab.hosts()]:
         lab.down(NAME)
     shutil.rmtree(FOLDER, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        FOLDER.parent.rmdir()  # unless something else is in it
 
 
 def main(words):
     """Run one command: up, info or down.
 
     words
-        the command line (list of str)
+        the command line (list of str); `up` takes a release of Debian
 
     Returns an exit status (int).
     """
     commands = {"up": up, "info": info, "down": down}
-    if len(words) != 1 or words[0] not in commands:
-        print("Usage: python -m lab.demo up|info|down", file=sys.stderr)
+    if not words or words[0] not in commands or len(words) > (2 if words[0] == "up" else 1):
+        print("Usage: python -m lab.demo up [bookworm|trixie] | info | down", file=sys.stderr)
         return 2
+    unwind_on_signals()
     try:
-        commands[words[0]]()
+        commands[words[0]](*words[1:])
     except (LabError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -145,5 +154,4 @@ def main(words):
 
 
 if __name__ == "__main__":
-    pathlib.Path(REPOSITORY / ".lab").mkdir(mode=0o700, exist_ok=True)
     raise SystemExit(main(sys.argv[1:]))

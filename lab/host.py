@@ -71,8 +71,10 @@ class Lab:
         return self
 
     def __exit__(self, *_):
-        for host in self._made:
-            host.down()
+        with contextlib.ExitStack() as stack:
+            # All of them, also when one does not go; the first failure is raised in the end.
+            for host in self._made:
+                stack.callback(host.down)
 
     def up(self, name, release="bookworm"):
         """Make a host and boot it.

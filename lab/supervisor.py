@@ -78,7 +78,12 @@ def launch(name):
             stdout=log,
             stderr=log,
             cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(package), "LC_ALL": "C.UTF-8"},
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "PYTHONPATH": str(package),
+                "PYTHONDONTWRITEBYTECODE": "1",  # nothing of root's in the checkout of an ordinary user
+                "LC_ALL": "C.UTF-8",
+            },
             check=True,
         )
     if not wait_for(lambda: read_json(folder / "run.json").get("supervisor"), 15):

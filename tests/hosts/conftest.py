@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
+import pathlib
 
 import pytest
 import yaml
 
-from lab import Lab
+from lab import Lab, unwind_on_signals
 from lab.controller import Controller
 from lab.demo import DOMAIN, PILLAR, ask
 from lab.siterepo import SiteRepository
@@ -87,14 +87,22 @@ class World:
         return os.path.basename(self.sh(f"readlink {ROOT}/current"))
 
 
-def _interrupted(*_):
-    raise KeyboardInterrupt
+def _workers():
+    """xdist gives its workers ten seconds, and does not tell them; it is they who have the hosts."""
+    lists = pathlib.Path("/proc/self/task").glob("*/children")
+    return [int(pid) for path in lists for pid in path.read_text().split()]
+
+
+def pytest_configure(config):
+    # A test run that is ended from outside takes its hosts along, as one that ends by itself.
+    if hasattr(config, "workerinput"):
+        unwind_on_signals()
+    else:
+        unwind_on_signals(_workers)
 
 
 @pytest.fixture(scope="session")
 def lab():
-    # A test run that is ended from outside takes its hosts along, as one that ends by itself.
-    signal.signal(signal.SIGTERM, _interrupted)
     with Lab() as lab:
         yield lab
 

@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -45,6 +47,60 @@ class TestRun:
     def test_a_failed_one_shows_its_last_line(self):
         with pytest.raises(LabError, match=r"failed \(3\): second"):
             common.run("sh", "-c", "echo first >&2; echo second >&2; exit 3")
+
+
+UNWIND = """
+import signal, sys, time
+from lab import common
+if "ignored" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+common.unwind_on_signals(lambda: map(int, sys.argv[2:]) if sys.argv[1] == "children" else ())
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    time.sleep(0.3)
+    print("tidied", flush=True)
+"""
+
+
+class TestUnwindOnSignals:
+    @pytest.fixture
+    def process(self):
+        processes = []
+
+        def start(*words):
+            command = [sys.executable, "-c", UNWIND, *words]
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+            assert processes[-1].stdout.readline() == "ready\n"
+            return processes[-1]
+
+        yield start
+        for each in processes:
+            each.kill()
+            each.communicate()
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_process_tidies_up_and_once(self, process, number):
+        one = process("alone")
+        one.send_signal(number)
+        time.sleep(0.1)
+        one.send_signal(signal.SIGTERM)
+        one.send_signal(signal.SIGHUP)
+        assert one.communicate(timeout=10)[0] == "tidied\n"
+        assert one.returncode != 0
+
+    def test_what_nohup_ignores_stays_ignored(self, process):
+        one = process("ignored")
+        one.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            one.wait(0.5)
+
+    def test_children_are_told(self, process):
+        child = process("alone")
+        parent = process("children", str(child.pid))
+        parent.send_signal(signal.SIGHUP)
+        assert child.communicate(timeout=10)[0] == parent.communicate(timeout=10)[0] == "tidied\n"
 
 
 def test_a_lock_dies_with_its_process(tmp_path):

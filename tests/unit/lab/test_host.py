@@ -7,7 +7,7 @@ from lab import LabError, cli, host
 def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "HOSTS", tmp_path / "hosts")
     monkeypatch.setattr(host.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "unwind_on_signals", lambda: None)
 
 
 class TestName:
@@ -19,6 +19,20 @@ class TestName:
     def test_bad(self, name):
         with pytest.raises(LabError, match="cannot be a host's"):
             host.check_name(name)
+
+
+def test_one_that_does_not_go_keeps_no_other(empty, monkeypatch):
+    gone = []
+
+    def down(self):
+        gone.append(self.name)
+        if self.name == "two":
+            raise LabError("Processes of two do not end.")
+
+    monkeypatch.setattr(host.Host, "down", down)
+    with pytest.raises(LabError, match="Processes of two"), host.Lab() as lab:
+        lab._made += [host.Host(name) for name in ("one", "two", "three")]
+    assert sorted(gone) == ["one", "three", "two"]
 
 
 class TestRefusals:

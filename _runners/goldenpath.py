@@ -3,6 +3,7 @@ Questions about all hosts, asked from the controller: ``salt-run goldenpath.…`
 """
 
 import asyncio
+import errno
 import ipaddress
 import socket
 
@@ -10,6 +11,7 @@ import salt.client
 import salt.client.ssh.client
 import salt.roster
 import salt.utils.minions
+import salt.utils.network
 from salt.exceptions import SaltException
 
 TIMEOUT = 3  # seconds, for each connection; they all run at once
@@ -34,13 +36,15 @@ def exposed(target="*"):
     """
     Connect from here to each host's public addresses, and tell which ports answer: those of ssh and the web
     may, those of Redis, Postgres and their like must not. Hosts come from the roster, or from the accepted
-    minions where the configuration says ``goldenpath: {transport: minion}``.
+    minions where the configuration says ``goldenpath: {transport: minion}``. They are asked for their further
+    addresses, IPv6 included: a firewall can be right on one of them alone.
 
     :param target: a glob over host ids.
     :return: dict with ``hosts`` (for each id ``addresses`` and ``ports``: one dict per address and port with
-        ``address``, ``port``, ``service``, ``state``: open, refused, filtered or unreachable, and ``ok``),
-        ``faults`` (a sentence each) and ``retcode``: 1 if a port is open that should not be, if a host cannot
-        be resolved or reached, or if no host matches. On the command line a table, unless ``--out`` is given.
+        ``address``, ``port``, ``service``, ``state``: open, refused, filtered, unreachable or not tried, and
+        ``ok``, which is None for what was not tried), ``faults`` and ``remarks`` (a sentence each) and
+        ``retcode``: 1 if a port is open that should not be, if a host cannot be resolved or reached or does not
+        tell its addresses, or if no host matches. On the command line a table, unless ``--out`` is given.
 
     CLI Example:
 
@@ -53,11 +57,20 @@ def exposed(target="*"):
         faults = {} if hosts else {"exposed": [_no_host(target)]}
     except (SaltException, OSError, ValueError) as exc:
         hosts, faults = {}, {"exposed": [f"The hosts cannot be listed: {exc}. Try: {_listing()}"]}
+    silent = _ask_addresses(hosts) if _transport() == "ssh" else []
     found = asyncio.run(_probe_all(hosts))
+    remarks = {}
     for host, data in found.items():
         faults[host] = _faults(host, data)
+        if host in silent and not faults[host]:
+            faults[host] = [
+                f"{host} did not tell its addresses, and only {', '.join(data['addresses'])} was tried. "
+                f"Try: {_command(host)} test.ping"
+            ]
+        left = dict.fromkeys(port["address"] for port in data["ports"] if port["ok"] is None)
+        remarks[host] = [f"{each} of {host} was not tried: from here no route leads to IPv6." for each in left]
     rows = {host: [_row(port) for port in data["ports"]] for host, data in found.items()}
-    return _shown({"hosts": found}, rows, faults)
+    return _shown({"hosts": found}, rows, faults, remarks)
 
 
 def releases(target="*", site=None, limit=10):
@@ -149,6 +162,48 @@ def _hosts(target):
     return {host: (_public(grains[host]), 22) for host in ids}
 
 
+def _ask_addresses(hosts):
+    """Add to each host the addresses that it tells over ssh. Returns the hosts that do not tell any."""
+    # What is no host of ours here would have ssh wait: it is told by its ports.
+    there = asyncio.run(_ssh_answers(hosts))
+    try:
+        told = _ask(there, "grains.item", ["ipv4", "ipv6"]) if there else {}
+    except (SaltException, OSError):
+        told = {}
+    silent = []
+    for host in there:
+        grains = told.get(host)
+        if not (isinstance(grains, dict) and grains.get("ipv4")):
+            silent.append(host)
+            continue
+        names, _ = hosts[host]
+        here = {*salt.utils.network.ip_addrs(include_loopback=True), *salt.utils.network.ip_addrs6()}
+        for address in _public(grains):
+            # A private address means the same host only where the roster has it, or one beside it, as well.
+            beside = any(each in grains["ipv4"] + grains.get("ipv6", []) for each in names)
+            if address not in [*names, *here] and (beside or ipaddress.ip_address(address).is_global):
+                names.append(address)
+    return silent
+
+
+async def _ssh_answers(hosts):
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def answers(names, port):
+        async with gate:
+            try:
+                reader, writer = await asyncio.wait_for(asyncio.open_connection(names[0], port), TIMEOUT)
+                try:
+                    return await asyncio.wait_for(reader.readexactly(4), TIMEOUT) == b"SSH-"
+                finally:
+                    writer.close()
+            except (OSError, UnicodeError, EOFError):
+                return False
+
+    told = await asyncio.gather(*(answers(*each) for each in hosts.values()))
+    return [host for host, answered in zip(hosts, told, strict=True) if answered]
+
+
 def _public(grains):
     """
     A minion's public addresses; on a private network all that are not its own loopback or link; its name
@@ -194,7 +249,7 @@ async def _probe(names, ssh, gate):
             "port": port,
             "service": services[port],
             "state": state,
-            "ok": state != "open" or port == ssh or port in OPEN,
+            "ok": None if state == "not tried" else state != "open" or port == ssh or port in OPEN,
         }
         for (address, port), state in zip(pairs, states, strict=True)
     ]
@@ -209,8 +264,10 @@ async def _state(address, port, gate):
             return "filtered"
         except ConnectionRefusedError:
             return "refused"
-        except OSError:
-            return "unreachable"
+        except OSError as exc:
+            # This machine itself has no way to such addresses: that says nothing of the host.
+            away = exc.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+            return "not tried" if away and ":" in address else "unreachable"
         writer.close()
         return "open"
 
@@ -227,16 +284,16 @@ def _faults(host, data):
         f"{host} answers from outside on port {port['port']} ({port['service']}) of {port['address']}. "
         f"Try: {command} state.apply firewall"
         for port in data["ports"]
-        if not port["ok"]
+        if port["ok"] is False
     ]
 
 
 def _row(port):
-    verdict = "" if port["ok"] else "MUST BE CLOSED"
+    verdict = "MUST BE CLOSED" if port["ok"] is False else ""
     return port["address"], str(port["port"]), port["service"], port["state"], verdict
 
 
-def _shown(data, rows, faults):
+def _shown(data, rows, faults, remarks=None):
     """
     What a runner here returns. For a human: a table, its first column the host, and the faults under it; for
     `--out` and for other programs the data. salt-run takes its exit status from the key `retcode` alone.
@@ -244,6 +301,8 @@ def _shown(data, rows, faults):
     told = [sentence for sentences in faults.values() for sentence in sentences]
     retcode = 1 if told else 0
     __context__["retcode"] = retcode
+    if remarks is not None:
+        data = {**data, "remarks": [each for some in remarks.values() for each in some]}
     data = {**data, "faults": told, "retcode": retcode}
     if __opts__.get("__cli") != "salt-run":
         return data
@@ -257,5 +316,5 @@ def _shown(data, rows, faults):
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows.get(host, [])
         ]
-        lines[host] = "\n".join([*table, *faults.get(host, [])])
+        lines[host] = "\n".join([*table, *faults.get(host, []), *(remarks or {}).get(host, [])])
     return {"data": {**lines, "retcode": retcode}, "outputter": "txt"}

@@ -82,8 +82,9 @@ def test_connections_from_outside(world, other):
         found = json.loads(done.stdout)
         assert done.returncode == 1 and found["retcode"] == 1
         assert found["faults"] == [
-            f"{world.name} answers from outside on port 8000 (app server) of {world.host.address}. "
+            f"{world.name} answers from outside on port 8000 (app server) of {address}. "
             f"Try: salt-ssh {world.name} state.apply firewall"
+            for address in (world.host.address, world.host.address6)
         ]
         assert firewall(world)[0] is True
         assert answers(world, other, 6380) == [False, False]

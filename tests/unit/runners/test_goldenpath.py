@@ -1,11 +1,13 @@
 """Real connections to listeners on this machine, with a roster or minions that name it."""
 
+import errno
 import fnmatch
 import json
 import pathlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -143,6 +145,7 @@ def test_target_that_matches_nothing(roster, opts, hosts, known):
     found = goldenpath.exposed("db*")
     assert found == {
         "hosts": {},
+        "remarks": [],
         "faults": [f"No host matches 'db*'. Known: {known}. Try: cat {opts['roster_file']}"],
         "retcode": 1,
     }
@@ -172,6 +175,109 @@ def test_all_connections_at_once(monkeypatch, roster):
     found = goldenpath.exposed()
     assert time.monotonic() - started < 3  # seconds; one after the other would be 160
     assert all(each["state"] == "filtered" for host in found["hosts"].values() for each in host["ports"])
+
+
+# ---- what hosts tell over ssh of their further addresses
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Hosts that answer to ssh, with what they tell."""
+    told = {}
+
+    async def there(hosts):
+        return list(told)
+
+    def ask(ids, function, arguments):
+        assert (ids, function, arguments) == (list(told), "grains.item", ["ipv4", "ipv6"])
+        return told
+
+    monkeypatch.setattr(goldenpath, "_ssh_answers", there)
+    monkeypatch.setattr(goldenpath, "_ask", ask)
+    monkeypatch.setattr(goldenpath.salt.utils.network, "ip_addrs", lambda **_: ["172.17.0.1"])
+    return told
+
+
+@pytest.mark.parametrize(
+    ("host", "grains", "tried"),
+    [
+        # A host behind its provider's address translation: its private address means nothing here.
+        ("198.51.100.7", {"ipv4": ["10.0.0.5"], "ipv6": ["fe80::1"]}, ["198.51.100.7"]),
+        (
+            "198.51.100.7",
+            {"ipv4": ["10.0.0.5", "93.184.216.34"], "ipv6": ["fe80::1", "2606:2800:220:1::1"]},
+            ["198.51.100.7", "93.184.216.34", "2606:2800:220:1::1"],
+        ),
+        # A host on this machine's own network; its Docker has the same address as the one here.
+        ("10.0.0.5", {"ipv4": ["127.0.0.1", "10.0.0.5", "172.17.0.1"], "ipv6": ["fd00::5"]}, ["10.0.0.5", "fd00::5"]),
+        ("93.184.216.34", {"ipv4": ["93.184.216.34"], "ipv6": []}, ["93.184.216.34"]),
+    ],
+)
+def test_hosts_are_asked_for_their_addresses(monkeypatch, roster, told, host, grains, tried):
+    async def connect(address, port):
+        raise ConnectionRefusedError
+
+    ports(monkeypatch, {}, {6379: "redis"})
+    monkeypatch.setattr(goldenpath.asyncio, "open_connection", connect)
+    roster(web1={"host": host})
+    told["web1"] = grains
+    found = goldenpath.exposed()
+    assert found["hosts"]["web1"]["addresses"] == tried
+    assert found["retcode"] == 0, found["faults"]
+
+
+@pytest.mark.parametrize("answer", [None, {"stderr": "Permission denied", "retcode": 255}, {"ipv4": []}])
+def test_a_host_that_does_not_tell_its_addresses(monkeypatch, listen, roster, told, answer):
+    ports(monkeypatch, {}, {})
+    roster(web1={"host": "127.0.0.1", "port": listen()})
+    told["web1"] = answer
+    found = goldenpath.exposed()
+    assert found["retcode"] == 1
+    assert found["faults"] == [
+        "web1 did not tell its addresses, and only 127.0.0.1 was tried. Try: salt-ssh web1 test.ping"
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EADDRNOTAVAIL])
+def test_no_way_to_ipv6_from_here(monkeypatch, roster, told, number):
+    async def connect(address, port):
+        if ":" in address:
+            raise OSError(number, "no way")
+        raise ConnectionRefusedError
+
+    ports(monkeypatch, {}, {6379: "redis"})
+    monkeypatch.setattr(goldenpath.asyncio, "open_connection", connect)
+    roster(web1={"host": "93.184.216.34"})
+    told["web1"] = {"ipv4": ["93.184.216.34"], "ipv6": ["2606:2800:220:1::1"]}
+    found = goldenpath.exposed()
+    states = [(each["address"], each["state"], each["ok"]) for each in found["hosts"]["web1"]["ports"]]
+    assert states[0] == ("93.184.216.34", "refused", True)
+    assert states[-1] == ("2606:2800:220:1::1", "not tried", None)
+    assert found["remarks"] == ["2606:2800:220:1::1 of web1 was not tried: from here no route leads to IPv6."]
+    assert found["retcode"] == 0 and found["faults"] == []
+
+
+def test_an_ipv6_address_that_cannot_be_reached_is_not_passed_over(monkeypatch, roster):
+    async def connect(address, port):
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    ports(monkeypatch, {}, {6379: "redis"})
+    monkeypatch.setattr(goldenpath.asyncio, "open_connection", connect)
+    roster(web1={"host": "2606:2800:220:1::1"})
+    assert {each["state"] for each in goldenpath.exposed()["hosts"]["web1"]["ports"]} == {"unreachable"}
+
+
+def test_only_what_speaks_ssh_is_asked(listen):
+    banner = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        banner.accept()[0].send(b"SSH-2.0-x\r\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    names = {"ssh": banner.getsockname()[1], "silent": listen(), "closed": listen(False)}
+    hosts = {name: (["127.0.0.1"], port) for name, port in names.items()}
+    assert goldenpath.asyncio.run(goldenpath._ssh_answers(hosts)) == ["ssh"]
+    banner.close()
 
 
 # ---- minions
@@ -268,7 +374,7 @@ def test_command_line(tmp_path, listen, roster, out, exposed):
     # 2019 and its like may be in use here: ask for one port that is known.
     head, tail = source.split("CLOSED = {", 1)
     closed = f'CLOSED = {{{listen(exposed)}: "redis"}}' + tail.split("}", 1)[1]
-    (runners / "goldenpath.py").write_text(head + closed)
+    (runners / "goldenpath.py").write_text(head.replace("TIMEOUT = 3", "TIMEOUT = 0.5") + closed)
     roster(web1={"host": "127.0.0.1", "port": ssh})
     (tmp_path / "master").write_text(
         f"root_dir: {tmp_path}\nroster_file: {tmp_path}/roster\nrunner_dirs: [{runners}]\n"

@@ -42,9 +42,9 @@ def exposed(target="*"):
     :param target: a glob over host ids.
     :return: dict with ``hosts`` (for each id ``addresses`` and ``ports``: one dict per address and port with
         ``address``, ``port``, ``service``, ``state``: open, refused, filtered, unreachable or not tried, and
-        ``ok``, which is None for what was not tried), ``faults`` and ``remarks`` (a sentence each) and
-        ``retcode``: 1 if a port is open that should not be, if a host cannot be resolved or reached or does not
-        tell its addresses, or if no host matches. On the command line a table, unless ``--out`` is given.
+        ``ok``, which is None where an address as a whole did not answer), ``faults`` and ``remarks`` (a sentence
+        each) and ``retcode``: 1 if a port is open that should not be, if a host cannot be resolved or reached or
+        does not tell its addresses, or if no host matches. On the command line a table, unless ``--out`` is given.
 
     CLI Example:
 
@@ -67,8 +67,7 @@ def exposed(target="*"):
                 f"{host} did not tell its addresses, and only {', '.join(data['addresses'])} was tried. "
                 f"Try: {_command(host)} test.ping"
             ]
-        left = dict.fromkeys(port["address"] for port in data["ports"] if port["ok"] is None)
-        remarks[host] = [f"{each} of {host} was not tried: from here no route leads to IPv6." for each in left]
+        remarks[host] = _remarks(host, data)
     rows = {host: [_row(port) for port in data["ports"]] for host, data in found.items()}
     return _shown({"hosts": found}, rows, faults, remarks)
 
@@ -249,7 +248,7 @@ async def _probe(names, ssh, gate):
             "port": port,
             "service": services[port],
             "state": state,
-            "ok": None if state == "not tried" else state != "open" or port == ssh or port in OPEN,
+            "ok": state != "open" or port == ssh or port in OPEN,
         }
         for (address, port), state in zip(pairs, states, strict=True)
     ]
@@ -285,6 +284,21 @@ def _faults(host, data):
         f"Try: {command} state.apply firewall"
         for port in data["ports"]
         if port["ok"] is False
+    ]
+
+
+def _remarks(host, data):
+    """An address that is silent on every port, that of ssh too, has not been judged: perhaps no way leads there."""
+    answered = {port["address"] for port in data["ports"] if port["state"] in ("open", "refused")}
+    silent = {port["address"]: port["state"] for port in data["ports"] if port["address"] not in answered}
+    for port in data["ports"]:
+        port["ok"] = None if port["address"] in silent else port["ok"]
+    return [
+        f"{address} of {host} was not tried: from here no route leads to IPv6."
+        if state == "not tried"
+        else f"{address} of {host} answers on no port, so nothing is known of it: perhaps no way leads there from here."
+        for address, state in silent.items()
+        if answered
     ]
 
 

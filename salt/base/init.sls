@@ -17,6 +17,8 @@ base-uv:
     - env:
         - PIP_ROOT_USER_ACTION: ignore
     - creates: {{ base.uv_root }}/bin/uv
+    # A download of some seconds: the rest of the host is set up meanwhile, and Salt ends when this has.
+    - parallel: True
     - require:
         - pkg: base-packages
 

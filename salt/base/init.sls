@@ -7,16 +7,10 @@ base-packages:
     - pkgs: {{ base.packages | tojson }}
     - install_recommends: False
 
-# uv builds a release's virtual environment in a second from the host's cache. pip comes from
-# python3-venv's own wheel, so nothing has to be bootstrapped first.
 base-uv:
-  cmd.run:
-    - name: >-
-        PYTHONPATH=$(echo /usr/share/python-wheels/pip-*.whl)
-        python3 -m pip install --quiet --no-deps --target {{ base.uv_root }} uv=={{ base.uv }}
-    - env:
-        - PIP_ROOT_USER_ACTION: ignore
-    - creates: {{ base.uv_root }}/bin/uv
+  uv.installed:
+    - name: uv
+    - version: {{ base.uv | tojson }}
     # A download of some seconds: the rest of the host is set up meanwhile, and Salt ends when this has.
     - parallel: True
     - require:

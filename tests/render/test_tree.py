@@ -162,6 +162,8 @@ def style_faults(text, host):
         faults.append("a call at render time: over salt-ssh it costs two connections")
     if re.search(r"^\s*-?\s*order:", text, re.MULTILINE):
         faults.append("order: instead of a requisite")
+    if host and re.search(r"^\s*- (creates|unless|onlyif):", text, re.MULTILINE):
+        faults.append("creates, unless, onlyif: Salt loads all its state modules for the first of them, half a second")
     if re.search(r"\btab\b|\t", text):
         faults.append("a tab")
     return faults
@@ -210,6 +212,7 @@ def test_a_wrong_tree_is_refused(tmp_path, text):
         ("{% set x = salt.cmd.run('id') %}\n", "render time"),
         ("a:\n  pkg.installed:\n    - order: 1\n", "order:"),
         ("a:\n\tb\n", "a tab"),
+        ("a:\n  cmd.run:\n    - creates: /b\n", "half a second"),
     ],
 )
 def test_wrong_style_is_told(text, fault):

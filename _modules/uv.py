@@ -1,0 +1,69 @@
+"""
+uv, which builds a release's virtual environment in a second from the host's cache.
+"""
+
+import glob
+import os
+
+from salt.exceptions import CommandExecutionError
+
+ROOT = "/opt/goldenpath"
+WHEELS = "/usr/share/python-wheels"
+
+
+def path(version):
+    """
+    Where a version of uv is.
+
+    :param version: such as 0.13.9.
+    :return: its program's path, None where it is not installed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 uv.path 0.13.9
+    """
+    program = f"{ROOT}/uv-{version}/bin/uv"
+    return program if os.path.exists(program) else None
+
+
+def install(version):
+    """
+    Download a version of uv, beside those that are there. pip comes from the wheel that python3-venv carries, so
+    nothing has to be bootstrapped first.
+
+    :param version: such as 0.13.9.
+    :return: its program's path.
+    :raises CommandExecutionError: with what pip said, if it cannot be had.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 uv.install 0.13.9
+    """
+    done = __salt__["cmd.run_all"](
+        [
+            "python3",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            f"{ROOT}/uv-{version}",
+            f"uv=={version}",
+        ],
+        python_shell=False,
+        ignore_retcode=True,
+        env={"PYTHONPATH": ":".join(sorted(glob.glob(f"{WHEELS}/pip-*.whl"))), "PIP_ROOT_USER_ACTION": "ignore"},
+    )
+    if done["retcode"] or not path(version):
+        said = (done["stderr"] or done["stdout"]).strip().splitlines() or [f"pip ended with {done['retcode']}"]
+        reason = next((line for line in reversed(said) if line.startswith("ERROR: ")), said[-1])
+        raise CommandExecutionError(
+            f"uv {version} cannot be installed: {reason.removeprefix('ERROR: ').rstrip('.')}. "
+            f"Try: salt-ssh {__grains__['id']} state.apply base"
+        )
+    return path(version)

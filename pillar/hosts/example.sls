@@ -29,7 +29,7 @@ sites:                          # `sites: {}` for a host without any
       concurrency: 2            # the worker's processes, 1 to 64
     directory: .                # where manage.py lies in the repository
     requirements: requirements.txt                # beside manage.py, or else from the root of the repository
-    packages: [libmagic1]       # what the site needs from the distribution; default: none
+    packages: [libmagic1]       # from the distribution, by any name that apt knows; default: none
     health: /health/            # the path that answers how the site is
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"

@@ -45,6 +45,20 @@ def test_redis_answers_pong(world):
     assert world.salt("goldenpath.redis_ping") == (0, "PONG")
 
 
+def test_a_package_that_apt_does_not_know_fails_its_site_alone(trixie):
+    """libmagic1 is a name that libmagic1t64 provides here. It stays, for the tests below."""
+    trixie.write_pillar(packages=["libmagic1", "no-such-package"])
+    states = trixie.apply("site")
+    result, _, comment = states[f"site-packages-{SLUG}|{SLUG}"]
+    assert result is False and "Unable to locate package no-such-package" in comment
+    assert {key for key, state in states.items() if state[0] is False} == {
+        f"site-packages-{SLUG}|{SLUG}", f"site-live-{SLUG}|{SLUG}",
+    }  # fmt: skip
+    trixie.write_pillar(packages=["libmagic1"])
+    result, changes, _ = trixie.apply("site")[f"site-packages-{SLUG}|{SLUG}"]
+    assert result is True and "libmagic1t64" in changes
+
+
 def test_second_apply_changes_nothing(world):
     changed = {key: state for key, state in world.apply().items() if state[0] is not True or state[1]}
     assert changed == {}

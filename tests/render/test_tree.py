@@ -88,6 +88,27 @@ def test_ids_are_unique_among_all_that_a_host_applies():
     assert highstate_ids & operations("debian-13", "two-sites", "b-2").high.keys() == set()
 
 
+def test_a_sites_packages_fail_that_site_alone():
+    chunks = highstate("debian-13", "example").chunks
+    own = "site-packages-acme-kitchens"
+    needed_by = {
+        chunk["__id__"]
+        for chunk in chunks
+        if any(own in requisite.values() for kind in ("require", "watch") for requisite in chunk.get(kind, ()))
+    }
+    assert needed_by == {"site-live-acme-kitchens"}
+    installed = {chunk["__id__"]: chunk for chunk in chunks}
+    assert installed[own]["packages"] == ["libmagic1"]
+    assert "libmagic1" not in installed["base-packages"]["pkgs"]
+
+
+def test_the_time_daemon_of_the_host_stays():
+    packages = highstate("debian-13", "example").high["base-packages"]["pkg"]
+    (names,) = (item["pkgs"] for item in packages if isinstance(item, dict) and "pkgs" in item)
+    assert "__slot__:salt:packages.provider(time-daemon, systemd-timesyncd)" in names
+    assert "systemd-timesyncd" not in names
+
+
 def managed_files():
     """Each managed file once: (id, source, template, context)."""
     found = {}

@@ -27,7 +27,7 @@ class Controller:
         for name in ("config", "pillar/hosts", "state/log", "state/cache/proc"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         os.chmod(self.folder, 0o700)
-        # ssh's own sockets are there, by a path that is short enough for one.
+        # config/master's ControlPath is relative to the checkout, where the commands run.
         (REPOSITORY / ".salt").mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / "pillar/top.sls", self.folder / "pillar/top.sls")
         self._write_config()
@@ -54,8 +54,8 @@ class Controller:
                 for key, value in config.items()
                 if key.endswith("_dirs")
             },
-            **options,
         )
+        config.update(options)
         config["ssh_minion_opts"]["states_dirs"] = [str(REPOSITORY / "_states")]
         for name, path in (("pki_dir", "pki"), ("cachedir", "cache"), ("sock_dir", "run"),
                            ("extension_modules", "extmods"), ("log_file", "log/master"),
@@ -112,23 +112,19 @@ class Controller:
         Returns a subprocess.CompletedProcess with text output.
         """
         options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, **options}
-        return subprocess.run(self._command(program, words), cwd=REPOSITORY, timeout=timeout, check=False, **options)
+        return subprocess.run(self.command(program, *words), cwd=REPOSITORY, timeout=timeout, check=False, **options)
 
-    def _command(self, program, words):
-        return [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.config_dir), *words]
+    def command(self, program, *words):
+        """The words of a Salt command with this configuration, for one that is not just waited for.
 
-    def start(self, *words):
-        """salt-run WORDS… in a process group of its own, which is not waited for.
-
+        program
+            its name (str), such as salt-run
         words
             its arguments
 
-        Returns a subprocess.Popen; what it says while it runs is its `stderr`.
+        Returns a list of words.
         """
-        return subprocess.Popen(
-            self._command("salt-run", words), cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+        return [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.config_dir), *words]
 
     def salt_ssh(self, target, *words, **options):
         """salt-ssh TARGET WORDS…"""

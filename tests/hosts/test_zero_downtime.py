@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from lab.controller import REPOSITORY
 from lab.load import Load
 
 from .conftest import DOMAIN, ROOT, SLUG
@@ -162,7 +163,11 @@ def test_the_controller_killed_at_each_step(bookworm):
     with Load(bookworm.host, DOMAIN, clients=3, seconds=900) as load:
         for number, point in enumerate(POINTS, 920):
             _migration(bookworm, number)
-            run = bookworm.controller.start("state.orchestrate", "deploy", 'pillar={"ref": "next", "wait": 120}')
+            words = ["state.orchestrate", "deploy", 'pillar={"ref": "next", "wait": 120}']
+            run = subprocess.Popen(
+                bookworm.controller.command("salt-run", *words), cwd=REPOSITORY, stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
             seen = []
             for line in run.stderr:
                 seen.append(line)

@@ -15,7 +15,7 @@ import time
 import yaml
 
 from . import LabError, network
-from .common import read_json, wait_for
+from .common import read_json, run, wait_for
 from .controller import REPOSITORY, Controller
 
 VENV = "/opt/salt-minion"
@@ -138,13 +138,14 @@ class Master(Controller):
         Returns the seconds that the installation took (float). Raises LabError when it does not come.
         """
         id = id or host.name
+        remove(host)
         began = time.monotonic()
         install(host)
         seconds = time.monotonic() - began
         publish_port, ret_port = self.ports
         config = {
             "master": self.address, "publish_port": publish_port, "master_port": ret_port, "id": id,
-            "enable_fqdns_grains": False, "enable_gpu_grains": False,
+            "enable_fqdns_grains": False, "enable_gpu_grains": False, "acceptance_wait_time": 1,
         }  # fmt: skip
         host.write("/etc/salt/minion", yaml.safe_dump(config))
         host.write("/etc/systemd/system/salt-minion.service", UNIT)
@@ -161,9 +162,10 @@ class Master(Controller):
         done = self.run("salt-key", "--yes", "--accept", id)
         if done.returncode:
             raise LabError(f"The key of {id} is not accepted: {done.stderr.strip()}")
-        # Refused it asks again after ten seconds.
-        host.exec("systemctl restart salt-minion")
-        if not wait_for(lambda: self.salt(id, "test.ping", "--timeout=5").returncode == 0, 60):
+        # What is published before it listens is lost, and waited for in vain.
+        listens = ("ss", "-Htn", "state", "established", f"src {self.address}:{publish_port} and dst {host.address}")
+        wait_for(lambda: run(*listens).stdout, 30, 0.2)
+        if not wait_for(lambda: self.salt(id, "test.ping", "--timeout=10").returncode == 0, 60):
             raise LabError(
                 f"The minion {id} does not answer. Try: python -m lab exec {host.name} journalctl -u salt-minion"
             )
@@ -210,9 +212,11 @@ def remove(host):
     host
         the host (lab.Host)
     """
+    # Asked to stop it takes its time, up to a quarter of a minute.
     host.exec(
-        "systemctl disable --now --quiet salt-minion; rm -rf /etc/systemd/system/salt-minion.service /etc/salt "
-        f"/var/cache/salt /var/log/salt /var/run/salt {VENV}; systemctl daemon-reload",
+        "systemctl kill --signal=KILL salt-minion; systemctl disable --now --quiet salt-minion; "
+        "rm -rf /etc/systemd/system/salt-minion.service /etc/salt /var/cache/salt /var/log/salt /var/run/salt "
+        f"{VENV}; systemctl daemon-reload",
         check=False,
     )
 

@@ -1,0 +1,300 @@
+"""Sites that nobody here wrote: other layouts, several on one host, and a host that only sudo makes root of."""
+
+import json
+import textwrap
+
+import pytest
+import yaml
+
+from lab.controller import REPOSITORY, Controller
+from lab.demo import ask
+from lab.siterepo import SiteRepository
+
+from .conftest import ROOT, SLUG, World
+
+PINNED = "Django==5.2.19\ngunicorn==27.0.1\npsycopg[binary]==3.3.9\nredis==6.4.0\n"
+SETTINGS = """
+import os
+from pathlib import Path
+
+BASE = Path(__file__).resolve().parent
+SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
+ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",")
+ROOT_URLCONF = "{package}.urls"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.staticfiles"]
+DATABASES = {{"default": {{
+    "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DJANGO_DB_NAME"],
+    "USER": os.environ["DJANGO_DB_USER"], "HOST": os.environ["DJANGO_DB_HOST"],
+}}}}
+CACHES = {{"default": {{
+    "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": os.environ["REDIS_URL"],
+}}}}
+STATIC_URL, STATIC_ROOT = "/static/", os.environ["DJANGO_STATIC_ROOT"]
+STATICFILES_DIRS = [BASE / "theme"] if (BASE / "theme").is_dir() else []
+"""
+URLS = """
+import os
+from django.contrib.contenttypes.models import ContentType
+from django.core.cache import cache
+from django.http import JsonResponse
+from django.urls import path
+from {package} import facts
+
+def health(request):
+    cache.set("asked", 1)
+    return JsonResponse({{
+        "status": "ok", "git_sha": os.environ["GIT_SHA"], "rows": ContentType.objects.count(),
+        "cached": cache.get("asked"), **facts.told(),
+    }})
+
+urlpatterns = [path("up", health)]
+"""
+WSGI = """
+from django.core.wsgi import get_wsgi_application
+application = get_wsgi_application()
+"""
+MANAGE = """
+import sys
+from django.core.management import execute_from_command_line
+if __name__ == "__main__":
+    execute_from_command_line(sys.argv)
+"""
+PRICING = '[project]\nname = "pricing"\nversion = "1.0"\n[tool.setuptools]\npackages = ["pricing"]\n'
+
+
+def project(package, folder, facts, manage=""):
+    """A small Django project: its package below a folder, manage.py where `manage` says. Returns its files."""
+    return {
+        f"{manage}manage.py": MANAGE,
+        f"{folder}{package}/__init__.py": "",
+        f"{folder}{package}/settings.py": SETTINGS.format(package=package),
+        f"{folder}{package}/urls.py": URLS.format(package=package),
+        f"{folder}{package}/wsgi.py": WSGI,
+        f"{folder}{package}/facts.py": textwrap.dedent(facts),
+    }
+
+
+class Tree(SiteRepository):
+    """A repository of files that are given, and of other repositories at paths in it."""
+
+    def __init__(self, folder, path, files, modules=()):
+        self.folder, self.path = folder, path
+        folder.mkdir()
+        self._git("init", "--quiet", "--initial-branch=main")
+        for place, url, sha in modules:
+            files[".gitmodules"] = f'[submodule "{place}"]\n\tpath = {place}\n\turl = {url}\n'
+            self._git("update-index", "--add", "--cacheinfo", f"160000,{sha},{place}")
+            (folder / place).mkdir(parents=True)
+        self.commit("First", files, tag="v1")
+
+
+def site(package, domain, databases, **keys):
+    """The pillar of a site without Celery, whose settings are one module."""
+    return {
+        "domains": [domain], "ref": "main", "project": package, "settings": f"{package}.settings",
+        "redis": dict(zip(("cache", "broker"), databases, strict=True)), "workers": 1, "health": "/up",
+        "tls": "internal", **keys,
+    }  # fmt: skip
+
+
+class Sites:
+    """The shared host with two more sites: `shop` in a subfolder, `blog` below src/ with a submodule."""
+
+    def __init__(self, world, folder):
+        self.world = world
+        self.shop = Tree(
+            folder / "shop",
+            "/srv/git/shop.git",
+            {
+                **project(
+                    "shop",
+                    "backend/",
+                    """
+                    import pricing
+                    def told(): return {"price": pricing.PRICE}
+                    """,
+                    manage="backend/",
+                ),
+                # As pip reads them: `-r` from the file's folder, a package's path from where pip runs.
+                "backend/requirements.txt": "-r ../requirements/base.txt\n./vendor/pricing\n",
+                "requirements/base.txt": PINNED,
+                "backend/vendor/pricing/pyproject.toml": PRICING,
+                "backend/vendor/pricing/pricing/__init__.py": "PRICE = 17\n",
+                "README.md": "The frontend is elsewhere.\n",
+            },
+        )
+        self.theme = Tree(folder / "theme", "/srv/git/theme.git", {"look.css": "body { color: teal }\n"})
+        self.blog = Tree(
+            folder / "blog",
+            "/srv/git/blog.git",
+            {
+                **project("blog", "src/", "def told(): return {'title': 'A blog'}\n"),
+                "requirements/production.txt": "-r base.txt\ngunicorn==27.0.1\n",
+                "requirements/base.txt": PINNED.replace("gunicorn==27.0.1\n", ""),
+            },
+            modules=[("src/blog/theme", "../theme.git", self._theme())],
+        )
+        for repository in (self.shop, self.theme, self.blog):
+            repository.publish(world.host)
+        # A server of git's own: a submodule's relative address is resolved against the site's.
+        world.sh(
+            "systemd-run --quiet --unit=x-git git -c safe.directory=* daemon --reuseaddr --export-all "
+            "--listen=127.0.0.1 --base-path=/srv/git /srv/git"
+        )
+        self.pillar = {
+            **world.pillar,
+            "sites": {
+                **world.pillar["sites"],
+                "shop": site("shop", "shop.example", (2, 3), repo="/srv/git/shop.git", directory="backend"),
+                "blog": site(
+                    "blog", "blog.example", (4, 5), repo="git://127.0.0.1/blog.git",
+                    requirements="requirements/production.txt",
+                ),
+            },
+        }  # fmt: skip
+        world.controller.pillar(world.name, self.pillar)
+
+    def _theme(self):
+        return self.theme._git("rev-parse", "HEAD")
+
+    def first(self):
+        """What the first site is: its releases, links and units, and when they started."""
+        return self.world.sh(
+            f"ls {ROOT}/releases {ROOT}/venvs; readlink {ROOT}/current {ROOT}/previous; "
+            f"systemctl show -p Id,ActiveEnterTimestampMonotonic 'sum-{SLUG}*'"
+        )
+
+    def health(self, slug):
+        code, body = ask(self.world.host, "/up", domain=f"{slug}.example")
+        return code, json.loads(body) if body.startswith("{") else body
+
+    def remove(self):
+        """The tree forgets a site's pillar, and leaves what it has: here it goes, the host is shared."""
+        self.world.write_pillar()
+        for slug in ("shop", "blog"):
+            self.world.sh(
+                f"systemctl disable --now --quiet 'sum-{slug}-gunicorn.service'; systemctl stop 'sum-{slug}-*'; "
+                f"rm -rf /etc/systemd/system/sum-{slug}-* /srv/sum/{slug} /etc/goldenpath/sites/{slug}.json; "
+                f"runuser -u postgres -- dropdb --force sum-{slug}; runuser -u postgres -- dropuser sum-{slug}; "
+                f"userdel sum-{slug}",
+                check=False,
+            )
+        self.world.sh("systemctl stop x-git; systemctl daemon-reload; systemctl reset-failed", check=False)
+        self.world.apply()
+
+
+@pytest.fixture(scope="module")
+def sites(bookworm, tmp_path_factory):
+    sites = Sites(bookworm, tmp_path_factory.mktemp("sites"))
+    try:
+        sites.before = sites.first()
+        failed = {key: state for key, state in bookworm.apply().items() if state[0] is not True}
+        assert failed == {}
+        sites.after = sites.first()
+        yield sites
+    finally:
+        sites.remove()
+
+
+def _units(world, slug):
+    """The states of a site's units: enabled, active."""
+    lines = world.sh(
+        "for unit in gunicorn celery celerybeat; do "
+        f"echo $unit $(systemctl is-enabled sum-{slug}-$unit) $(systemctl is-active sum-{slug}-$unit); done",
+        check=False,
+    )
+    return {line.split()[0]: tuple(line.split()[1:]) for line in lines.splitlines()}
+
+
+def test_two_more_sites_do_not_touch_the_first(sites):
+    assert sites.before and sites.after == sites.before
+
+
+def test_a_project_in_a_subfolder_is_deployed_alone(sites):
+    world = sites.world
+    status, output = world.deploy(site="shop")
+    assert status == 0, output
+    code, told = sites.health("shop")
+    sha = sites.shop._git("rev-parse", "HEAD")
+    assert code == 200 and told["rows"] >= 1
+    assert (told["git_sha"], told["price"], told["cached"]) == (sha, 17, 1)
+    # Nobody else's release, database or process.
+    assert sites.first() == sites.before
+    assert world.health() == (200, "ok")
+    assert world.sh("ls /srv/sum/blog/releases") == "" and "blog" not in output
+
+
+def test_a_site_without_celery_runs_none(sites):
+    assert _units(sites.world, "shop") == {
+        "gunicorn": ("enabled", "active"), "celery": ("disabled", "inactive"), "celerybeat": ("disabled", "inactive"),
+    }  # fmt: skip
+    assert sites.world.sh("pgrep -u sum-shop -f [c]elery", check=False) == ""
+
+
+def test_a_change_in_a_package_beside_it_is_released(sites):
+    world = sites.world
+    before = world.sh("readlink /srv/sum/shop/current/venv")
+    sites.shop.commit("Dearer", {"backend/vendor/pricing/pricing/__init__.py": "PRICE = 19\n"})
+    sites.shop.publish(world.host)
+    status, output = world.deploy(site="shop")
+    assert status == 0, output
+    assert sites.health("shop")[1]["price"] == 19
+    venv = world.sh("readlink /srv/sum/shop/current/venv")
+    assert venv != before
+    assert "19" in world.sh(f"cat {venv}/lib/python3*/site-packages/pricing/__init__.py")
+
+
+def test_src_requirements_elsewhere_and_a_submodule(sites):
+    world = sites.world
+    shop = world.sh("readlink /srv/sum/shop/current")
+    status, output = world.deploy(site="blog")
+    assert status == 0, output
+    code, told = sites.health("blog")
+    assert (code, told["title"], told["git_sha"]) == (200, "A blog", sites.blog._git("rev-parse", "HEAD"))
+    assert ask(world.host, "/static/look.css", domain="blog.example") == (200, "body { color: teal }\n")
+    assert "gunicorn" in world.sh("ls /srv/sum/blog/current/venv/bin")
+    assert world.sh("readlink /srv/sum/shop/current") == shop and sites.first() == sites.before
+
+
+def test_each_site_has_its_own_of_everything(sites):
+    world = sites.world
+    for mine, other in (("shop", "blog"), ("blog", "shop"), ("shop", SLUG)):
+        for denied in (
+            f"cat /srv/sum/{other}/.env",
+            f"ls /srv/sum/{other}/current/src/",
+            f"touch /srv/sum/{other}/media/x",
+            f"psql -qAtc 'SELECT 1' sum-{other}",
+        ):
+            done = world.host.exec(f"runuser -u sum-{mine} -- {denied}", check=False)
+            assert done.returncode != 0, (mine, denied, done.stdout)
+    env = {slug: world.sh(f"cat /srv/sum/{slug}/.env") for slug in ("shop", "blog", SLUG)}
+    urls = [line for text in env.values() for line in text.splitlines() if line.startswith(("REDIS_", "CELERY_BROKER"))]
+    assert len(urls) == 6 and len({line.rpartition("/")[2] for line in urls}) == 6
+    # Each name is served by its own site, and by no other.
+    assert "price" in sites.health("shop")[1] and "title" in sites.health("blog")[1]
+
+
+def test_no_drift_with_three_sites(sites):
+    changed = {key: state for key, state in sites.world.apply().items() if state[0] is not True or state[1]}
+    assert changed == {}
+
+
+def test_sudo_as_in_the_example_roster(sites, tmp_path):
+    """The entry that config/roster.example shows for hosts where root may not log in."""
+    example = yaml.safe_load((REPOSITORY / "config/roster.example").read_text())["web2"]
+    entry = {key: example[key] for key in ("user", "sudo", "thin_dir")}
+    assert entry["user"] == "admin" and entry["sudo"] is True
+    world = World.__new__(World)
+    world.__dict__.update(sites.world.__dict__)
+    world.controller = Controller(tmp_path / "controller")
+    world.controller.add(world.host, id=world.name, **entry)
+    world.controller.pillar(world.name, sites.pillar)
+    assert world.salt("goldenpath.redis_ping") == (0, "PONG")
+    changed = {key: state for key, state in world.apply().items() if state[0] is not True or state[1]}
+    assert changed == {}
+    live = world.sh("readlink /srv/sum/blog/current")
+    status, output = world.deploy(site="blog")
+    assert status == 0, output
+    assert f"{world.name} blog: switch" in output, "its steps are on the screen"
+    assert sites.health("blog")[0] == 200 and world.sh("readlink /srv/sum/blog/current") != live
+    assert sites.first() == sites.before

@@ -5,6 +5,7 @@ import json
 import pathlib
 import queue
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -60,6 +61,10 @@ class Fleet:
             finally:
                 process.kill()
                 thread.join()
+
+    def idle(self):
+        """Whether nobody holds the site's lock."""
+        return self.world.host.exec(f"flock --nonblock {ROOT}/deploy.lock true", check=False).returncode == 0
 
     def served(self):
         """What the site says about itself to a visitor (dict)."""
@@ -161,6 +166,20 @@ def test_a_second_deploy_is_told_who_holds_the_first(fleet):
         assert process.wait() == 0
     assert status != 0
     assert re.search(rf"{SLUG} on {fleet.name} is being released by \S+@\S+ since \S+, at step \w", output), output
+    assert fleet.world.live() != live and fleet.served()["release"] == fleet.world.live()
+
+
+def test_a_deploy_outlives_the_command_that_began_it(fleet):
+    live = fleet.world.live()
+    with fleet.running(site=SLUG) as (lines, process):
+        for _, line in iter(lambda: lines.get(timeout=60), None):
+            if "fetch ..." in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+    end = time.monotonic() + 60
+    while not fleet.idle() and time.monotonic() < end:
+        time.sleep(0.5)
     assert fleet.world.live() != live and fleet.served()["release"] == fleet.world.live()
 
 

@@ -6,7 +6,7 @@ hosts, which sites, and every reason to refuse, before the first connection.
 import getpass
 import socket
 
-import salt.cache
+import salt.client
 import salt.pillar
 import salt.roster
 import salt.utils.minions
@@ -60,6 +60,15 @@ def _pillar(host):
     # The orchestration's own pillar= is a request, and no host's pillar.
     opts = {**__opts__, "pillar": {}}
     return salt.pillar.Pillar(opts, grains, host, "base").compile_pillar()
+
+
+def _silent(hosts, seconds):
+    """
+    The minions that say nothing; an orchestration would only tell that nobody responded.
+    """
+    with salt.client.get_local_client(mopts=__opts__) as client:
+        told = client.cmd(list(hosts), "test.ping", tgt_type="list", timeout=seconds)
+    return sorted(host for host in hosts if told.get(host) is not True)
 
 
 def plan(action, request):
@@ -124,12 +133,14 @@ def plan(action, request):
                 chosen = {}
     if chosen:
         entries = None
+        seconds = (__opts__.get("goldenpath") or {}).get("connect_timeout")
         if _transport() == "ssh":
             roster = salt.roster.Roster(__opts__, "flat").targets("*", "glob")
             entries = {host: roster[host] for host in chosen}
-            seconds = (__opts__.get("goldenpath") or {}).get("connect_timeout")
             if seconds:
                 errors += [fault for _, fault in sorted(__salt__["progress.unreachable"](entries, seconds).items())]
+        else:
+            errors += [f"{host} does not answer. Try: salt {host} test.ping" for host in _silent(chosen, seconds or 10)]
         if errors:
             chosen = {}
         else:

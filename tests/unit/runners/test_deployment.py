@@ -130,12 +130,17 @@ def test_minions(planner):
     for name, id_ in (("minions", "web1"), ("minions_pre", "web2.example.net")):
         (keys / name).mkdir(parents=True)
         (keys / name / id_).write_text("key")
+    silent = []
+    module._silent = lambda hosts, seconds: silent
     plan = module.plan("deploy", {})
     # Those that were accepted, and no others.
     assert (plan["errors"], plan["hosts"], plan["ssh"]) == ([], {"web1": ["acme-kitchens"]}, False)
     assert module.plan("deploy", {"target": "web2*"})["errors"] == [
         "No host matches 'web2*'. Known: web1. Try: salt-key --list-all"
     ]
+    silent.append("web1")
+    plan = module.plan("deploy", {})
+    assert (plan["errors"], plan["hosts"]) == (["web1 does not answer. Try: salt web1 test.ping"], {})
 
 
 def test_only_on_a_controller(load):

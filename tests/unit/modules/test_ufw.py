@@ -280,6 +280,8 @@ def test_ufws_own_rule_for_a_private_interface_goes(host):
     assert drift()["changes"] == {} and drift()["remarks"]
     host.add("allow in on eth0")
     assert drift()["delete"] == ["allow in on eth0"] and ufw.permits(6379)
+    host.remove("allow in on eth0")
+    assert {each["source"] for each in ufw.permits(6379)} == {"kernel"}
 
 
 def test_without_a_default_route_no_interface_is_private(host):

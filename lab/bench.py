@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,9 +16,15 @@ from . import Lab, LabError
 from .controller import REPOSITORY, Controller
 from .demo import DOMAIN, PILLAR
 from .load import Load
+from .master import Master
 from .siterepo import SiteRepository
 
 RUNS = 3
+IN_A_ROW = 10
+CLIENTS = 8
+# Nothing here goes on for ever: one command, and all of it together, in seconds.
+COMMAND = 900
+WHOLE = 3600
 SLUG = "acme-kitchens"
 ROOT = f"/srv/sum/{SLUG}"
 
@@ -46,11 +53,18 @@ chown -R sum-{SLUG}: /srv/plain/static
 """
 
 
-def _timed(action):
+# Healthy, and yet wrong: it is only found out at the front door, after the switch.
+OLD_SHA = """
+from django.http import JsonResponse
+urlpatterns.insert(0, path("health/", lambda request: JsonResponse({"status": "ok", "git_sha": "deadbeef" * 5})))
+"""
+
+
+def _timed(action, fails=False):
     began = time.monotonic()
     done = action()
     seconds = time.monotonic() - began
-    if done.returncode:
+    if bool(done.returncode) is not fails:
         raise LabError(f"{done.args}: {(done.stdout or '')[-2000:]}{(done.stderr or '')[-2000:]}")
     return seconds
 
@@ -80,8 +94,22 @@ def _packages():
 
 def _ssh(host, line):
     return subprocess.run(
-        [*host.ssh_command(), line], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*host.ssh_command(), line],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND,
+        check=False,
     )
+
+
+def _while_visited(host, action, load_seconds=600.0):
+    """What visitors see while something is done: (what it returned, the Load, which is over)."""
+    with Load(host, DOMAIN, clients=CLIENTS, seconds=load_seconds) as load:
+        time.sleep(1)
+        done = action()
+        time.sleep(1)
+    return done, load
 
 
 def provisioning(lab, folder, release, prefix):
@@ -104,40 +132,123 @@ def provisioning(lab, folder, release, prefix):
     return host, controller
 
 
-def deploys(host, controller, folder):
-    """First, warm, and under load; and the plain script beside it."""
-    repository = SiteRepository(folder / "site")
-    repository.publish(host)
+def deploys(host, controller, master, repository):
+    """First and warm, over ssh and by a minion, and the plain script beside them."""
     _say("first deploy, empty caches", [_timed(lambda: controller.orchestrate("deploy"))])
     _say(
-        "state.apply, nothing to do",
+        "state.apply, nothing to do, salt-ssh",
         [_timed(lambda: controller.salt_ssh(host.name, "state.apply")) for _ in range(RUNS)],
+    )
+    master.admit(host)
+    _timed(lambda: master.salt(host.name, "saltutil.sync_all"))
+    _say(
+        "state.apply, nothing to do, minion",
+        [_timed(lambda: master.salt(host.name, "state.apply")) for _ in range(RUNS)],
     )
     _timed(lambda: _ssh(host, PREPARE))
     _timed(lambda: _ssh(host, PLAIN))
-    ours, plain, own = [], [], []
+    plain, ssh, minion, own = [], [], [], []
     for run in range(RUNS):
-        repository.commit(f"change {run}", {"NEWS": f"{run}\n"})
-        repository.publish(host)
-        plain.append(_timed(lambda: _ssh(host, PLAIN)))
-        ours.append(_timed(lambda: controller.orchestrate("deploy", {"ref": "main"})))
-        record = json.loads(host.exec(f"tail -n 1 {ROOT}/releases.jsonl").stdout)
-        own.append(record["seconds"])
-    _say("deploy, warm, over salt-ssh", ours, plain, beside_is="plain script over ssh, restarting in place")
-    _say("deploy, warm, the part on the host", own, plain, beside_is="plain script over ssh, restarting in place")
-    for name, action in (
-        ("visitors during a deploy", lambda: controller.orchestrate("deploy", {"ref": "main"})),
-        ("visitors during the plain script", lambda: _ssh(host, PLAIN)),
-    ):
-        seconds, requests, failed, pauses = [], 0, 0, []
-        for _ in range(RUNS):
-            with Load(host, DOMAIN, clients=8, seconds=300) as load:
-                time.sleep(1)
-                seconds.append(_timed(action))
-                time.sleep(1)
-            requests, failed = requests + load.requests, failed + load.failed
-            pauses.append(load.pause)
-        _say(name, seconds, requests=requests, failed=failed, longest_pause=round(max(pauses), 2))
+        for way, action in (
+            (plain, lambda: _ssh(host, PLAIN)),
+            (ssh, lambda: controller.orchestrate("deploy", {"ref": "main"})),
+            (minion, lambda: master.orchestrate("deploy", {"ref": "main"})),
+        ):
+            repository.commit(f"change {run}", {"NEWS": f"{run} {len(way)} {time.monotonic()}\n"})
+            repository.publish(host)
+            way.append(_timed(action))
+            if way is not plain:
+                own.append(json.loads(host.exec(f"tail -n 1 {ROOT}/releases.jsonl").stdout)["seconds"])
+    beside = "plain script over ssh, restarting in place"
+    _say("deploy, warm, salt-ssh", ssh, plain, beside_is=beside)
+    _say("deploy, warm, minion", minion, plain, beside_is=beside)
+    _say("deploy, warm, the part on the host", own, plain, beside_is=beside)
+    _say("rollback, minion", [_timed(lambda: master.orchestrate("rollback")) for _ in range(RUNS)])
+
+
+def visitors(host, controller, master, repository):
+    """What eight clients see of deploys, of a rollback, of a deploy that undoes itself, and of the plain script."""
+
+    def say(name, seconds, load):
+        slowest = max((ended - began for began, ended, path, _ in load.done if path in load.pages), default=0)
+        _say(name, seconds, requests=load.requests, failed=load.failed, longest_pause=round(load.pause, 2),
+             slowest_page=round(slowest, 2))  # fmt: skip
+
+    def row():
+        seconds = []
+        for run in range(IN_A_ROW):
+            repository.commit(f"row {run}", {"NEWS": f"row {run}\n"})
+            repository.publish(host)
+            seconds.append(_timed(lambda: master.orchestrate("deploy", {"ref": "main"})))
+        return seconds
+
+    say(f"visitors, {IN_A_ROW} deploys in a row", *_while_visited(host, row))
+    action = lambda: [_timed(lambda: controller.orchestrate("rollback"))]  # noqa: E731
+    say("visitors, a rollback", *_while_visited(host, action))
+    urls = (repository.folder / "example_site/urls.py").read_text()
+    repository.commit("Says an old commit", {"example_site/urls.py": urls + OLD_SHA}, tag="wrong")
+    repository.publish(host)
+    action = lambda: [_timed(lambda: controller.orchestrate("deploy", {"ref": "wrong"}), fails=True)]  # noqa: E731
+    say("visitors, a deploy that fails after the switch", *_while_visited(host, action))
+    repository.reset("v1.0.0")
+    repository.publish(host)
+    action = lambda: [_timed(lambda: _ssh(host, PLAIN)) for _ in range(RUNS)]  # noqa: E731
+    say(f"visitors, {RUNS} runs of the plain script", *_while_visited(host, action))
+
+
+def backups(host):
+    """Answers' times with and without a backup beside them, in turn."""
+    host.exec(f"head -c 32M /dev/urandom > {ROOT}/media/large.bin; chown sum-{SLUG}: {ROOT}/media/large.bin")
+    answers, seconds = {"quiet": [], "backup": []}, []
+
+    def backup():
+        # New data each time, so that there is something to pack and to write.
+        host.exec(f"head -c 32M /dev/urandom > {ROOT}/media/other.bin; chown sum-{SLUG}: {ROOT}/media/other.bin")
+        seconds.append(_timed(lambda: _ssh(host, "systemctl start goldenpath-backup")))
+
+    for _ in range(RUNS):
+        for name, action in (("quiet", lambda: time.sleep(seconds[-1] if seconds else 5)), ("backup", backup)):
+            _, load = _while_visited(host, action, 120)
+            answers[name] += [ended - began for began, ended, path, _ in load.done if path in load.pages]
+            if load.failed:
+                raise LabError(f"{load.failed} of {load.requests} requests failed: {load.failures[:3]}")
+    host.exec(f"rm -f {ROOT}/media/large.bin {ROOT}/media/other.bin")
+    _say("backup of a site beside visitors", seconds)
+    for name, times in answers.items():
+        print(
+            json.dumps(
+                {
+                    "measure": f"answers to {CLIENTS} clients, {name}",
+                    "median": round(statistics.median(times), 4),
+                    "p95": round(statistics.quantiles(times, n=20)[-1], 4),
+                    "max": round(max(times), 3),
+                    "unit": "s",
+                    "requests": len(times),
+                }
+            ),
+            flush=True,
+        )
+
+
+def refusals(host, controller, master):
+    """How soon a deploy says that Redis is stopped."""
+    host.exec("systemctl stop redis-server")
+    try:
+        for name, ways in (("salt-ssh", controller), ("minion", master)):
+            seconds = []
+            for _ in range(RUNS):
+                seconds.append(_timed(lambda ways=ways: ways.orchestrate("deploy"), fails=True))
+            _say(f"deploy refused, Redis stopped, {name}", seconds)
+    finally:
+        host.exec("systemctl start redis-server")
+
+
+def _ended(*_):
+    raise KeyboardInterrupt
+
+
+def _too_long(*_):
+    raise LabError(f"The bench took longer than {WHOLE} s, and was ended.")
 
 
 def main():
@@ -146,13 +257,30 @@ def main():
     Returns an exit status (int).
     """
     prefix = f"b{os.getpid() % 100000}"
+    # Ended from outside it takes its hosts along, as when it ends by itself.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(WHOLE)
     try:
         with Lab(lambda line: print(line, file=sys.stderr)) as lab, tempfile.TemporaryDirectory() as folder:
-            host, controller = provisioning(lab, pathlib.Path(folder), "bookworm", prefix)
-            deploys(host, controller, pathlib.Path(folder))
-    except LabError as error:
+            folder = pathlib.Path(folder)
+            host, controller = provisioning(lab, folder, "bookworm", prefix)
+            repository = SiteRepository(folder / "site")
+            repository.publish(host)
+            with Master(folder / "m") as master:
+                master.pillar(host.name, PILLAR)
+                deploys(host, controller, master, repository)
+                visitors(host, controller, master, repository)
+                backups(host)
+                refusals(host, controller, master)
+    except (LabError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        signal.alarm(0)
     return 0
 
 

@@ -292,9 +292,13 @@ def test_repeated_failures_are_told_once_an_hour(unharmed):
 def test_a_full_disk(unharmed):
     unharmed.sh(f"mount -t tmpfs -o size=260m none {ROOT}/backups")
     try:
-        unharmed.host.write("/usr/local/bin/pg_dump", "#!/bin/sh\nexec head -c 400000000 /dev/zero\n", mode=0o755)
+        left = f"df --output=avail -k {ROOT}/backups | tail -1 > {ROOT}/cache/left"
+        unharmed.host.write(
+            "/usr/local/bin/pg_dump", f"#!/bin/sh\nhead -c 400000000 /dev/zero\n{left}\nexit 1\n", mode=0o755
+        )
         # It never eats what Postgres and Redis need to go on writing.
         assert "was stopped at" in heard(unharmed, "backup")
+        assert int(unharmed.sh(f"cat {ROOT}/cache/left; rm {ROOT}/cache/left")) > 190 << 10
         unharmed.sh(f"head -c 100000000 /dev/zero > {ROOT}/backups/other")
         assert "left, a backup needs" in heard(unharmed, "backup")
         assert "left, a drill needs" in heard(unharmed, "drill")

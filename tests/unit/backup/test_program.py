@@ -72,6 +72,15 @@ def test_a_table_that_ends_too_early_is_not_counted(cut):
     assert "public.b" not in database.copied(io.BytesIO(STREAM[:cut]))
 
 
+def test_rows_of_an_extension_are_not_compared(tmp_path, monkeypatch):
+    (tmp_path / "dump").write_bytes(STREAM + b"\\.\n")
+    monkeypatch.setattr(database, "command", lambda argv, user: ["cat"])
+    held = {"tables": {"public.b": 1, 'public."Od""d. (x)"': 0}, "members": ["public.a", "public.of_no_rows"]}
+    database.verify("acme", str(tmp_path / "dump"), held)
+    with pytest.raises(common.Failed, match="public.a is not of this backup"):
+        database.verify("acme", str(tmp_path / "dump"), {**held, "members": []})
+
+
 def test_differences_in_words():
     expected = {"a": 1, "b": 2, "c": 3}
     assert database.difference(expected, dict(expected)) == ""

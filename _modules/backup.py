@@ -27,7 +27,7 @@ def _program(*argv, bound=False):
     if not os.path.exists(PROGRAM):
         raise CommandExecutionError(
             f"{__grains__['id']} makes no backups yet: there is no {PROGRAM}. "
-            f"Try: salt-ssh {__grains__['id']} state.apply"
+            f"Try: {__salt__['goldenpath.command']('state.apply')}"
         )
     before = ["setpriv", "--pdeathsig=KILL", "--"] if bound else []
     done = subprocess.run([*before, PROGRAM, *argv], capture_output=True, text=True, errors="replace", check=False)
@@ -35,7 +35,8 @@ def _program(*argv, bound=False):
         last = done.stderr.strip() or f"{PROGRAM} ended with {done.returncode}"
         if "Traceback" in last:
             last = f"{PROGRAM} {argv[0]} broke: {last.splitlines()[-1]}. Try: {PROGRAM} {' '.join(argv)} on the host"
-        raise CommandExecutionError(last)
+        # The program does not know which kind of controller asks.
+        raise CommandExecutionError(last.replace(f"salt-ssh {__grains__['id']}", __salt__["goldenpath.command"]()))
     return json.loads(done.stdout)
 
 

@@ -64,6 +64,6 @@ def install(version):
         reason = next((line for line in reversed(said) if line.startswith("ERROR: ")), said[-1])
         raise CommandExecutionError(
             f"uv {version} cannot be installed: {reason.removeprefix('ERROR: ').rstrip('.')}. "
-            f"Try: salt-ssh {__grains__['id']} state.apply base"
+            f"Try: {__salt__['goldenpath.command']('state.apply', 'base')}"
         )
     return path(version)

@@ -35,7 +35,11 @@ PILLAR = {
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """The module on a host whose program does what a test writes."""
-    for name, value in (("__grains__", {"id": "web1"}), ("__context__", {}), ("__salt__", {})):
+    for name, value in (
+        ("__grains__", {"id": "web1"}),
+        ("__context__", {}),
+        ("__salt__", {"goldenpath.command": lambda *words: " ".join(["salt-ssh web1", *words])}),
+    ):
         monkeypatch.setattr(backup, name, value, raising=False)
     monkeypatch.setattr(backup, "PROGRAM", str(tmp_path / "program"))
     monkeypatch.setattr(backup, "FOLDER", str(tmp_path))
@@ -212,3 +216,14 @@ def test_what_cannot_be_written_is_told(host, monkeypatch):
     monkeypatch.setattr(backup, "FOLDER", "/proc/nowhere")
     with pytest.raises(CommandExecutionError, match=r"backup\.json on web1 cannot be written: .* Try: df"):
         backup.configure("backup", pillar())
+
+
+def test_a_minion_is_told_its_own_command(host, monkeypatch):
+    monkeypatch.setitem(backup.__salt__, "goldenpath.command", lambda *words: " ".join(["salt web1", *words]))
+    monkeypatch.setattr(
+        backup.subprocess,
+        "run",
+        lambda argv, **_: subprocess.CompletedProcess(argv, 1, "", "It is old. Try: salt-ssh web1 goldenpath.backup"),
+    )
+    monkeypatch.setattr(backup.os.path, "exists", lambda path: True)
+    assert backup.run() == "It is old. Try: salt web1 goldenpath.backup"

@@ -27,7 +27,10 @@ def host(tmp_path):
 
 @pytest.fixture
 def uv(load, host):
-    module = load("_modules/uv.py", salt={"cmd.run_all": host.run})
+    module = load(
+        "_modules/uv.py",
+        salt={"cmd.run_all": host.run, "goldenpath.command": lambda *words: " ".join(["salt-ssh web1", *words])},
+    )
     module.ROOT = str(host.root)
     module.WHEELS = str(host.root / "wheels")
     (host.root / "wheels").mkdir()

@@ -215,6 +215,9 @@ def _boot(folder, root, host, state):
         "--console=read-only",
         "--boot",
     ]
+    # The kernel takes a dead host's link away when it has time: the next boot under that name must not meet it.
+    if link := own_link(host["name"]):
+        run("ip", "link", "del", link, check=False)
     enter = f'echo $$ > {leaf}/cgroup.procs && exec "$@"'
     with open(folder / "console.log", "a") as console:
         nspawn = subprocess.Popen(
@@ -240,6 +243,16 @@ def _boot(folder, root, host, state):
         finally:
             nspawn.kill()
             kill(state.get("leader"))
+
+
+def own_link(name):
+    """The machine's end of a host's link, as nspawn names it; None where it makes up a shorter name.
+
+    name
+        the host (str)
+    """
+    link = f"vb-{name}"
+    return link if len(link) < 16 else None
 
 
 def _leader(parent):

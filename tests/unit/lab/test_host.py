@@ -1,6 +1,6 @@
 import pytest
 
-from lab import LabError, cli, host
+from lab import LabError, cli, host, supervisor
 
 
 @pytest.fixture
@@ -19,6 +19,11 @@ class TestName:
     def test_bad(self, name):
         with pytest.raises(LabError, match="cannot be a host's"):
             host.check_name(name)
+
+
+@pytest.mark.parametrize("name, link", [("web1", "vb-web1"), ("a" * 12, "vb-" + "a" * 12), ("web1-staging-two", None)])
+def test_a_link_is_never_that_of_another_host(name, link):
+    assert supervisor.own_link(name) == link
 
 
 def test_one_that_does_not_go_keeps_no_other(empty, monkeypatch):

@@ -12,7 +12,7 @@ import time
 
 import yaml
 
-from . import Lab, LabError
+from . import Lab, LabError, unwind_on_signals
 from .controller import REPOSITORY, Controller
 from .demo import DOMAIN, PILLAR
 from .load import Load
@@ -243,10 +243,6 @@ def refusals(host, controller, master):
         host.exec("systemctl start redis-server")
 
 
-def _ended(*_):
-    raise KeyboardInterrupt
-
-
 def _too_long(*_):
     raise LabError(f"The bench took longer than {WHOLE} s, and was ended.")
 
@@ -257,9 +253,7 @@ def main():
     Returns an exit status (int).
     """
     prefix = f"b{os.getpid() % 100000}"
-    # Ended from outside it takes its hosts along, as when it ends by itself.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended)
+    unwind_on_signals()
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(WHOLE)
     try:

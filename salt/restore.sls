@@ -18,4 +18,6 @@ restore-site:
     - ssh: {{ plan.ssh | tojson }}
     - sls: backup.restore
     - pillar: {{ {"goldenpath_deploy": plan.request} | tojson }}
+    # One at a time is said by the site's own lock, which tells who holds it and can wait.
+    - concurrent: True
 {%- endif %}

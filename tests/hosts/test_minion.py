@@ -16,8 +16,8 @@ from lab import master
 
 from .conftest import ROOT, SLUG
 
-STEPS = ("preflight", "clean", "fetch", "environment", "static", "start", "prove", "switch", "front door", "drain",
-         "celery", "prune")  # fmt: skip
+STEPS = ("preflight", "clean", "fetch", "environment", "static", "start", "prove", "switch", "front door", "celery",
+         "drain", "prune")  # fmt: skip
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 

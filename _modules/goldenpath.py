@@ -427,6 +427,8 @@ def _unevictable(redis, info):
     Bytes that ``volatile-lru`` cannot free: what Redis takes for itself, and keys without an expiry. Every queue
     (kombu keeps them in lists, and what is under way in a hash) is counted, of plain values a sample.
     """
+    # It has answered: what follows is work, and not silence.
+    redis._end += 20
     total = _number(info, "used_memory_startup")
     for name, told in info.items():
         counts = dict(pair.split("=") for pair in told.split(",")) if re.fullmatch(r"db\d+", name) else {}
@@ -516,6 +518,9 @@ def _configured(path):
                 value = f"{values.get('save', '')} {value}".strip() if value else ""
             elif name == "maxmemory" and (found := re.fullmatch(r"(\d+)([a-z]*)", value.lower())):
                 value = str(int(found[1]) * _UNITS[found[2]])
+            elif name == "dir":
+                # Redis tells the folder that it is in, without links.
+                value = os.path.realpath(value)
             values[name] = value
     return values
 

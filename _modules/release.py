@@ -28,8 +28,9 @@ BAD_ANSWERS = 4
 PROVE_SECONDS = 60
 ANSWER_SECONDS = 5
 WORKER_SECONDS = 30
-# How long state.apply waits for a deploy that is under way.
+# How long state.apply waits for a deploy that is under way, and the mark of a restart that could not be done.
 SETTLE_WAIT = 60
+OWED = "restart.owed"
 # What a release, its environment and the journal may need before a deploy begins.
 FREE_BYTES = 300 * 1024 * 1024
 
@@ -361,9 +362,21 @@ def _clean(run):
         elif os.path.exists(marker) and release == live:
             # Proven and switched to; only its record is missing.
             _finish(run, release, marker, "live", "it was interrupted after the switch")
+        elif os.path.exists(marker):
+            # `previous`: it was switched to, failed, and was killed while it was undone.
+            _finish(run, release, marker, "bad", "it was killed while it was undone")
         elif release != live and not os.path.exists(f"{run.folder(release)}/release.env"):
             # Killed while it was fetched, before the marker.
             shutil.rmtree(folder, ignore_errors=True)
+    told = [
+        record
+        for record in __salt__["release_history.read"](run.slug)
+        if record["release"] == live and record["outcome"] in ("live", "bad")
+    ]
+    if told and told[-1]["outcome"] == "bad":
+        # A rollback from it was killed after its switch, and its database put back.
+        reason = "the rollback from it was interrupted and put back"
+        __salt__["release_history.add"](run.slug, {**told[-1], "outcome": "live", "reason": reason})
     belongs = {record.get("dump") for record in __salt__["release_history.read"](run.slug)}
     for dump in _dumps(run, "*.dump*"):
         if dump not in belongs:
@@ -711,6 +724,8 @@ def _activate(run, release, sha, before, switched=lambda: None):
         __salt__["release_units.stop"](
             run.slug, [other for other in __salt__["release_units.running"](run.slug) if other != release]
         )
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{run.root}/{OWED}")
 
 
 def _prune(run):
@@ -1046,6 +1061,11 @@ def settle(slug, site, restart=False):
     """
     if not _named(slug, "current"):
         return []
+    # Until it is done: the next state.apply does not see the change as one.
+    owed = f"{root(slug)}/{OWED}"
+    if restart:
+        with open(owed, "w", encoding="utf-8"):
+            pass
     run = _Run(slug, site, "state.apply")
     # Not beside a deploy, a rollback or a restore: these start and stop the same units.
     with _locked(slug, SETTLE_WAIT, {"who": run.who, "since": f"{_now():%Y-%m-%dT%H:%M:%SZ}"}):
@@ -1056,20 +1076,14 @@ def settle(slug, site, restart=False):
             )
         live = _named(slug, "current")
         done = unsettled(slug, site)
-        for unit in done:
-            verb, _, name = unit.partition(" ")
-            _systemctl(verb.split("+"), name, f"systemctl {verb} {name} failed")
-        if restart:
-            # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
-            units = [
-                __salt__["release_units.names"](slug, live)[1],
-                *__salt__["release_units.background"](slug, site["celery"]),
-            ]
-            for unit in units:
-                _systemctl(["restart"], unit, f"{unit} does not start again")
-                done.append(f"restart {unit}")
+        for step in done:
+            verb, _, unit = step.partition(" ")
+            again = f"{unit} does not start again"
+            _systemctl(verb.split("+"), unit, again if verb == "restart" else f"systemctl {verb} {unit} failed")
+        if os.path.exists(owed):
             # gunicorn is ready before its workers have imported the site.
             _prove(run, live, f"Release {live} of {slug}, restarted with what changed,")
+            os.unlink(owed)
     return done
 
 
@@ -1099,12 +1113,9 @@ def unsettled(slug, site):
     live = _named(slug, "current")
     if not live:
         return []
-    up = [
-        f"sum-{slug}-gunicorn.service",
-        *__salt__["release_units.names"](slug, live),
-        *__salt__["release_units.background"](slug, site["celery"]),
-    ]
-    wanted = dict.fromkeys(up, True)
+    background = __salt__["release_units.background"](slug, site["celery"])
+    names = __salt__["release_units.names"](slug, live)
+    wanted = dict.fromkeys([f"sum-{slug}-gunicorn.service", *names, *background], True)
     for unit in __salt__["release_units.background"](slug, {"worker": True, "beat": True}):
         wanted.setdefault(unit, False)
     shown = __salt__["cmd.run_stdout"](
@@ -1124,4 +1135,7 @@ def unsettled(slug, site):
             steps.append(f"start {unit}")
         if not wanted[unit] and (up or enabled):
             steps.append(f"disable+--now {unit}")
+    if os.path.exists(f"{root(slug)}/{OWED}"):
+        # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
+        steps += [f"restart {unit}" for unit in [names[1], *background]]
     return steps

@@ -816,6 +816,14 @@ def packaged(minion, tmp_path):
 CHOWN = shutil.chown
 
 
+def test_a_data_folder_behind_a_link_is_no_drift(minion, redis, tmp_path):
+    (tmp_path / "volume").symlink_to(redis.data)
+    redis.config.write_text(redis.config.read_text() + f"dir {tmp_path}/volume\n")
+    assert minion.redis_drift(port=redis.port) == {}
+    redis.config.write_text(redis.config.read_text().replace("/volume", "/elsewhere"))
+    assert list(minion.redis_drift(port=redis.port)) == ["dir"]
+
+
 def test_a_package_on_hold_is_installed(packaged):
     packaged.commands["dpkg-query"] = packaged.commands["dpkg-query"].replace("ii ", "hi ")
     assert packaged.redis_conffile() == {"state": "pristine", "edits": []}

@@ -635,6 +635,31 @@ def test_the_dump_of_a_killed_deploy_stays(host, live):
     assert host.rollback(first)["moved"] == ["pages.0002_more"]
 
 
+def test_killed_while_it_was_undone(host):
+    """Switched to, failed, and killed before its record: it is `previous` by then."""
+    first = host.deploy()["release"]
+    release, dump = killed(host)
+    host.module._link(f"releases/{release}", str(host.folder / "previous"))
+    host.module._clean(host.module._Run(SLUG, host.site, "somebody"))
+    assert (host.history[-1]["release"], host.history[-1]["outcome"]) == (release, "bad")
+    assert dump.exists() and host.releases == [first, release]
+
+
+def test_a_rollback_that_was_healed_leaves_a_good_release(host):
+    first, second = host.deploy("v1")["release"], host.deploy("v2")["release"]
+    # Killed after its switch, and put back from outside.
+    record(host, second, "bad", "rollback")
+    host.module._clean(host.module._Run(SLUG, host.site, "somebody"))
+    assert host.records.good(SLUG) == [first, second]
+
+
+def test_a_deploy_pays_a_restart_that_is_owed(host):
+    host.deploy()
+    (host.folder / host.module.OWED).write_text("")
+    host.deploy("v2")
+    assert not (host.folder / host.module.OWED).exists()
+
+
 def test_killed_between_record_and_marker(host):
     release = host.deploy()["release"]
     (host.folder / "releases" / release / ".unfinished").write_text(json.dumps({"release": release, "had": None}))
@@ -1120,6 +1145,10 @@ def test_settle(host):
     assert "restarted with what changed, is not healthy: ImproperlyConfigured" in host.refused(
         host.module.settle, SLUG, host.site, restart=True
     )
+    # Until it is well with what changed, that is not forgotten; then once more, and no more.
+    host.health = {"status": "ok", "message": "ok", "git_sha": None}
+    assert host.module.unsettled(SLUG, host.site) == restarted
+    assert host.module.settle(SLUG, host.site) == restarted
     assert host.module.settle(SLUG, host.site) == []
     systemd.fails = "celery"
     assert host.refused(host.module.settle, SLUG, host.site, restart=True) == (

@@ -139,7 +139,8 @@ def main(unit):
             last = json.load(stream)
     except (OSError, ValueError):
         last = {}
-    last = {"told": {}, "left": {}, "repeated": 0, **last}
+    # What an earlier version wrote knows one time for all sentences.
+    last = {"told": {}, "left": {}, "repeated": 0, **(last if isinstance(last.get("told"), dict) else {})}
     left, facts, targets = last["left"], facts_of(unit), [name for name in SENDERS if config.get(name)]
     # systemd tells from 251 on which run failed; before that it is taken for the last one.
     run = os.environ.get("MONITOR_INVOCATION_ID") or facts.get("InvocationID")

@@ -95,6 +95,13 @@ def test_another_sentence_is_told_at_once(alert):
     assert "7" in alert.sent[2][1]["what"]
 
 
+def test_what_an_earlier_version_wrote_silences_nothing(alert, tmp_path):
+    (tmp_path / "alerts").mkdir()
+    (tmp_path / "alerts/a.service.json").write_text(json.dumps({"told": 1700000000.5, "repeated": 2}))
+    assert alert.main("a.service") == 0
+    assert len(alert.sent) == 1
+
+
 def test_once_an_hour_and_for_each_unit(alert, monkeypatch):
     for _ in range(3):
         alert.main("a.service")

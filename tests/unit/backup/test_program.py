@@ -779,6 +779,15 @@ def test_an_exchange(exchange):
     assert not os.path.exists(common.journal("acme"))
 
 
+def test_what_cannot_be_tidied_up_undoes_no_exchange(exchange, monkeypatch):
+    """Proven is proven: a rollback that took this for a failure would go back with the release alone."""
+    dump, _, _ = exchange
+    restore.exchange("acme", dump)
+    monkeypatch.setattr(database, "drop", lambda *_: (_ for _ in ()).throw(common.Failed("no server. Try: x")))
+    assert "goldenpath-heal.service goes on trying" in restore.settle("acme")["state"]
+    assert common.read(common.journal("acme"))["phase"] == "proven"
+
+
 def test_no_exchange_without_a_safety_dump(exchange, monkeypatch):
     """`settle` drops the database of before: without its dump nothing of it would be left."""
     dump, databases, done = exchange

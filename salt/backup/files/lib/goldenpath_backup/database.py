@@ -252,10 +252,10 @@ def restore(slug, path, name):
                 "Try: install its package"
             )
         first = [line for line, what in kinds.items() if what[0] == "SCHEMA"]
-        foreign = [line for line, item in extensions.items() if not available[item]]
-        own = [line for line in extensions if line not in foreign]
-        for lines, user in ((first, live(slug)), (foreign, "postgres"), (own, live(slug))):
-            _load(path, name, lines, user)
+        _load(path, name, first, live(slug))
+        # In the dump's order: one may need another.
+        for line, item in extensions.items():
+            _load(path, name, [line], live(slug) if available[item] else "postgres")
         members = set(json.loads(sql(_MEMBERS, name)))
         later = [
             line

@@ -183,7 +183,8 @@ def _healed(slug):
 def settle(slug):
     """The exchanged database is proven: what was kept for going back is tidied up."""
     _note(slug, phase="proven", keep=False)
-    return {"site": slug, "state": heal(slug)}
+    # From here on there is no way back: what cannot be tidied up now, goldenpath-heal.service does.
+    return {"site": slug, "state": _healed(slug)}
 
 
 def _prepare(slug, config, snapshot, release, done):

@@ -1061,7 +1061,7 @@ def settle(slug, site, restart=False):
     """
     if not _named(slug, "current"):
         return []
-    # Until it is done: the next state.apply does not see the change as one.
+    # Until it is done: the next run does not see the change as one.
     owed = f"{root(slug)}/{OWED}"
     if restart:
         with open(owed, "w", encoding="utf-8"):

@@ -639,7 +639,7 @@ def _firewall(port):
         raise _Fault(f"ufw could not be asked: {exc}", "ufw status verbose") from None
     if rules:
         told = [f"{rule['rule']} ({rule['source']})" if isinstance(rule, dict) else str(rule) for rule in rules]
-        raise _Fault(f"the firewall lets {port} in by {', '.join(dict.fromkeys(told))}", _apply_again("firewall"))
+        raise _Fault(f"the firewall lets {port} in: {', '.join(dict.fromkeys(told))}", _apply_again("firewall"))
     return f"{port} is closed"
 
 

@@ -111,7 +111,7 @@ def test_every_fault_is_told_at_once(healthy):
         "did not answer PONG: connection refused",
         "/etc/redis/redis.conf was edited (bind 0.0.0.0)",
         "redis-server is disabled",
-        "the firewall lets 6379 in by",
+        "the firewall lets 6379 in: ",
     ):
         assert output.count(sentence) == 1, output
 

@@ -599,7 +599,7 @@ def test_firewall(minion, free_port):
         {"rule": "allow 6000:7000/tcp", "source": "/etc/ufw/user.rules", "family": "v6"},
     ]
     text = message(minion.redis_checks(port=free_port), "firewall")
-    assert f"lets {free_port} in by allow 6000:7000/tcp (/etc/ufw/user.rules). Try: salt-ssh web1 state." in text
+    assert f"lets {free_port} in: allow 6000:7000/tcp (/etc/ufw/user.rules). Try: salt-ssh web1 state." in text
 
     def broken(port):
         raise CommandExecutionError("iptables-save: no")

@@ -1,0 +1,23 @@
+"""What can go wrong, each as one sentence for the operator: the reason, and what to type next."""
+
+
+class Failed(Exception):
+    """
+    Something did not work. ``str()`` is one sentence; ``tail`` holds the last lines of a log, shown below it.
+    """
+
+    def __init__(self, sentence, tail=""):
+        super().__init__(sentence)
+        self.tail = tail
+
+
+class Refused(Failed):
+    """Nothing was begun."""
+
+
+class Busy(Refused):
+    """Somebody else is at it."""
+
+
+class Missing(Failed):
+    """What was asked for is not there."""

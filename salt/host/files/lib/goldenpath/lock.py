@@ -1,0 +1,77 @@
+"""One at a time: a site's lock and the host's. They are the kernel's, and die with their process."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+
+from . import host
+from . import site as sites
+from .errors import Busy
+from .text import now
+
+BACKUPS = "/run/goldenpath-backup.lock"
+
+
+class Held:
+    """A lock that this process has; ``step`` tells others how far it is."""
+
+    def __init__(self, stream, who):
+        self._stream, self._who, self._since = stream, who, now()
+        self.step("start")
+
+    def step(self, name):
+        """Write down what is being done."""
+        self._stream.seek(0)
+        self._stream.truncate()
+        json.dump({"who": self._who, "since": self._since, "step": name, "pid": os.getpid()}, self._stream)
+        self._stream.flush()
+
+
+@contextlib.contextmanager
+def _locked(path, who, wait, sentence):
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as stream:
+        end = time.monotonic() + wait
+        while not _taken(stream):
+            if time.monotonic() >= end:
+                raise Busy(sentence.format(**_holder(stream)))
+            time.sleep(0.2)
+        yield Held(stream, who)
+
+
+def _taken(stream):
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _holder(stream):
+    stream.seek(0)
+    held = {}
+    with contextlib.suppress(ValueError):
+        held = json.loads(stream.read())
+    return {"who": "somebody", "since": "a moment", "step": "start", "pid": "PID", **held}
+
+
+def of_site(site, who, wait=0):
+    """
+    The lock of a site: deploy, rollback, backup, restore and state.apply take turns.
+
+    who: who holds it, for those who wait. wait: seconds. Yields ``Held``; raises Busy.
+    """
+    return _locked(
+        site.path(sites.LOCK), who, wait,
+        f"{site.slug} on {host.name()} is held by {{who}} since {{since}}, at step {{step}}. "
+        "Try: wait for it, give wait (seconds), or end it with: kill {pid}",
+    )  # fmt: skip
+
+
+def of_backups(what, wait=0):
+    """The lock of the host's backups: backup, drill, check and restore, one at a time."""
+    return _locked(
+        BACKUPS, what, wait,
+        f"{host.name()} is busy with a {{who}} since {{since}} (process {{pid}}). Try: again when it is done",
+    )  # fmt: skip

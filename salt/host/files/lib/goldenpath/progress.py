@@ -1,0 +1,32 @@
+"""What is being done right now: steps as lines of ``/run/goldenpath/<slug>.progress``, which the controller follows."""
+
+import contextlib
+import json
+import os
+
+from . import host
+
+
+def _path(slug):
+    return f"{host.RUN}/{slug}.progress"
+
+
+def tell(slug, step, event, seconds=None):
+    """
+    Note a step. Nothing fails where it cannot be noted.
+
+    event: ``begun``, ``done`` or ``failed``; ``end`` when no more comes. seconds: how long it took.
+    """
+    line = {"host": host.name(), "site": slug, "step": step, "event": event}
+    if seconds is not None:
+        line["seconds"] = round(seconds, 2)
+    with contextlib.suppress(OSError):
+        os.makedirs(host.RUN, mode=0o755, exist_ok=True)
+        with open(_path(slug), "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def clear(slug):
+    """Forget what was noted before."""
+    with contextlib.suppress(OSError), open(_path(slug), "w", encoding="utf-8"):
+        pass

@@ -1,0 +1,132 @@
+"""A site: where its parts lie, what is live, and what provisioning wrote down about it."""
+
+import os
+import pwd
+
+from . import env, files, host
+from .errors import Failed, Refused
+
+SRV = "/srv/sum"
+# Files of a site's folder whose form is a contract with hosts of any age.
+LOCK = "deploy.lock"
+HISTORY = "releases.jsonl"
+# A restart that state.apply could not do yet.
+OWED = "restart.owed"
+MAINTENANCE = "maintenance"
+OPERATOR, OURS = "operator", "deploy"
+
+
+class Site:
+    """
+    One site of this host.
+
+    slug: its name. facts: its pillar, or what ``/etc/goldenpath/sites/<slug>.json`` has of it.
+    """
+
+    def __init__(self, slug, facts):
+        self.slug, self.facts = slug, facts
+        self.root = f"{SRV}/{slug}"
+        # Unix user, Postgres role and database have one name.
+        self.name = f"sum-{slug}"
+
+    def path(self, *parts):
+        """A path below the site's folder."""
+        return os.path.join(self.root, *parts)
+
+    def release(self, release, *parts):
+        """A path below a release's folder."""
+        return os.path.join(self.root, "releases", release, *parts)
+
+    @property
+    def current(self):
+        """The live release's id, or None."""
+        return files.linked(self.path("current"))
+
+    @property
+    def previous(self):
+        """The id of the release that was live before, or None."""
+        return files.linked(self.path("previous"))
+
+    @property
+    def domain(self):
+        """The first domain, by which its own questions are asked."""
+        return self.facts["domains"][0]
+
+    @property
+    def celery(self):
+        """Which of Celery's programs run: ``{"worker": bool, "beat": bool}``."""
+        return {"worker": False, "beat": False, **self.facts.get("celery", {})}
+
+    def owner(self):
+        """The numbers of the site's user and group, which differ from host to host."""
+        try:
+            found = pwd.getpwnam(self.name)
+        except KeyError:
+            raise Failed(f"{host.name()} has no user {self.name}. Try: {host.command('state.apply')}") from None
+        return found.pw_uid, found.pw_gid
+
+    def provisioned(self):
+        """Raise Refused unless provisioning has made the site's folder."""
+        if not os.path.isdir(self.root):
+            raise Refused(
+                f"{self.slug} is not provisioned on {host.name()}: there is no {self.root}. "
+                f"Try: {host.command('state.apply')}"
+            )
+
+    def environment(self, release=None):
+        """The site's variables; with a release's own on top."""
+        values = env.read(self.path(".env"))
+        if release:
+            values.update(env.read(self.release(release, "release.env")))
+        return values
+
+    def secrets(self):
+        """The values that no output may show."""
+        values = env.read(self.path(".env"))
+        named = self.facts.get("secrets")
+        if named is None:
+            # A host that saw no state.apply of today: everything but what the tree itself sets.
+            return [value for name, value in values.items() if not _is_plain(name)]
+        return [value for name, value in values.items() if name == "DJANGO_SECRET_KEY" or name in named]
+
+    # The maintenance page: Caddy shows it while the file is there; its text is who put it up.
+
+    def maintenance(self):
+        """Who put the maintenance page up; an empty string where it is not up."""
+        return (files.read(self.path(MAINTENANCE)) or "") if os.path.exists(self.path(MAINTENANCE)) else ""
+
+    def maintenance_on(self, who):
+        """Put the maintenance page up. An operator's stays the operator's."""
+        if self.maintenance() != OPERATOR:
+            files.replace(self.path(MAINTENANCE), who, mode=0o644)
+
+    def maintenance_off(self, who):
+        """Take the maintenance page down, but for the operator's own, which only the operator takes down."""
+        if who == OPERATOR or self.maintenance() != OPERATOR:
+            files.remove(self.path(MAINTENANCE))
+
+
+def _is_plain(name):
+    return name.startswith(("DJANGO_DB_", "CELERY_")) or name in (
+        "DJANGO_SETTINGS_MODULE", "DJANGO_STATIC_ROOT", "DJANGO_MEDIA_ROOT", "ALLOWED_HOSTS", "SITE_DOMAIN",
+        "REDIS_URL",
+    )  # fmt: skip
+
+
+def load(slug, pillar=None):
+    """
+    A site of this host.
+
+    pillar: what the run's pillar says of it; it wins over what is written down. Raises Refused for a site that
+    neither knows.
+    """
+    written = files.read_json(f"{host.SITES}/{slug}.json")
+    if not written and not pillar:
+        known = ", ".join(host.slugs()) or "none"
+        raise Refused(f"{host.name()} has no site {slug!r:.80}. Known: {known}. Try: one of them")
+    return Site(slug, {**written, **(pillar or {})})
+
+
+def every():
+    """All sites of this host."""
+    return [load(slug) for slug in host.slugs()]

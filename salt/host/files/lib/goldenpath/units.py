@@ -1,0 +1,239 @@
+"""The systemd units that run a site: one gunicorn instance per release, one Celery worker and one beat per site."""
+
+import contextlib
+import glob
+import os
+import re
+import time
+
+from . import files, host, process
+from .errors import Failed
+from .text import reason
+
+SYSTEMCTL, JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
+UNITS = "/etc/systemd/system"
+CGROUPS = "/sys/fs/cgroup"
+# Longer than the longest stop time-out of a site's unit.
+PATIENCE = 700
+_UP = ("active", "activating", "reloading")
+
+
+def systemctl(*argv, timeout=PATIENCE):
+    """Run systemctl; returns how it ended."""
+    return process.run([SYSTEMCTL, *argv], timeout=timeout)
+
+
+def show(unit, name):
+    """One property of a unit, empty where there is none."""
+    return systemctl("show", f"--property={name}", "--value", unit).output.strip()
+
+
+def facts(names, *units):
+    """Properties of units: a dictionary for each, in the order of systemd."""
+    shown = systemctl("show", f"--property={','.join(names)}", *units).output
+    blocks = [block for block in shown.strip().split("\n\n") if block]
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+
+
+def journal(unit, since, lines=20):
+    """The last lines that a unit wrote. since: seconds since the epoch."""
+    return process.run(
+        [JOURNALCTL, "--unit", unit, "--since", f"@{int(since)}", "--lines", str(lines), "--output", "cat",
+         "--no-pager", "--quiet"],
+        timeout=60,
+    ).output.strip()  # fmt: skip
+
+
+# gunicorn, an instance per release.
+
+
+def names(site, release):
+    """The socket and the service of one release."""
+    unit = f"{site.name}-gunicorn@{release}"
+    return f"{unit}.socket", f"{unit}.service"
+
+
+def start(site, release):
+    """Start the gunicorn instance of a release, and wait until it says that it is ready. Raises Failed."""
+    since = time.time()
+    socket, service = names(site, release)
+    if systemctl("start", socket, service).code:
+        raise Failed(
+            f"gunicorn does not start on the new release. Try: journalctl -u {service}", journal(service, since)
+        )
+
+
+def running(site):
+    """The releases whose gunicorn socket or service is up, coming up or failed."""
+    prefix = f"{site.name}-gunicorn@"
+    listing = systemctl(
+        "list-units", "--plain", "--no-legend", "--full", "--all",
+        "--state=active,activating,reloading,deactivating,failed", prefix + "*",
+    ).output  # fmt: skip
+    found = [line.split()[0] for line in listing.splitlines() if line.startswith(prefix)]
+    return sorted({unit[len(prefix) :].rpartition(".")[0] for unit in found})
+
+
+def stop(site, releases):
+    """Stop the gunicorn instances of releases; each finishes the requests that it has begun."""
+    found = [unit for release in releases for unit in names(site, release)]
+    if found:
+        # In one transaction: a socket that stayed would start its service again for the next connection.
+        systemctl("stop", *found)
+        systemctl("reset-failed", *found)
+
+
+def restarts(site, release):
+    """How often systemd had to start a release again: one that cannot import its project ends at once, each time."""
+    shown = show(names(site, release)[1], "NRestarts")
+    return int(shown) if shown.isdigit() else 0
+
+
+def memory(site, release):
+    """Bytes of a release's processes, without the files that the kernel caches for them; 0 where nobody counts."""
+    group = show(names(site, release)[1], "ControlGroup")
+    # cgroup v2, and v1 beside it; docs.kernel.org/admin-guide/cgroup-v2.html: anon.
+    for path, key in ((f"{CGROUPS}{group}/memory.stat", "anon"), (f"{CGROUPS}/memory{group}/memory.stat", "rss")):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:
+            return int(dict(line.split() for line in stream)[key]) if group else 0
+    return 0
+
+
+# What runs beside gunicorn, one of each per site.
+
+
+def boot(site):
+    """The unit that starts the live release at boot."""
+    return f"{site.name}-gunicorn.service"
+
+
+def worker(site):
+    """Celery's worker."""
+    return f"{site.name}-celery.service"
+
+
+def background(site):
+    """Celery's units that the site has, in the order in which they are started."""
+    celery = site.celery
+    return [
+        f"{site.name}-{unit}.service" for unit, key in (("celery", "worker"), ("celerybeat", "beat")) if celery[key]
+    ]
+
+
+def every_background(site):
+    """Celery's units, whether the site has them or not."""
+    return [worker(site), f"{site.name}-celerybeat.service"]
+
+
+def main_pid(unit):
+    """The main process of a unit, 0 where it does not run."""
+    return int(show(unit, "MainPID") or 0)
+
+
+def enable(found):
+    """Let units start at boot. Raises Failed when systemd refuses."""
+    # Asking is cheap; enabling makes systemd read every unit again. The exit status tells of one of them only.
+    told = systemctl("is-enabled", *found).output.split()
+    if told != ["enabled"] * len(found):
+        done = systemctl("enable", "--quiet", *found)
+        if done.code:
+            raise Failed(
+                f"{' '.join(found)} cannot be enabled: {reason(done.output)}. Try: systemctl status {found[0]}"
+            )
+
+
+def disable(found):
+    """Stop units and let them start at boot no more."""
+    if found:
+        systemctl("disable", "--now", "--quiet", *found)
+
+
+def restart_background(site):
+    """Begin to stop Celery warmly and to start it on the live release. Returns when it began, for what follows."""
+    since = time.time()
+    found = background(site)
+    if found:
+        enable(found)
+        systemctl("reset-failed", *found)
+        systemctl("restart", "--no-block", *found)
+    return since
+
+
+def await_background(site, since):
+    """Wait until Celery is up; the old ones may take until their stop time-out. Raises Failed."""
+    for unit in background(site):
+        # Joins the job that restart_background queued, and waits for it.
+        if systemctl("start", unit).code or main_pid(unit) == 0:
+            raise Failed(f"{unit} does not start on the new release. Try: journalctl -u {unit}", journal(unit, since))
+
+
+def steady_background(site, since):
+    """Celery is still up: a beat that cannot read its schedule ends a moment after its start. Raises Failed."""
+    for unit in background(site):
+        (shown,) = facts(("ActiveState", "NRestarts"), unit)
+        if shown.get("ActiveState") != "active" or shown.get("NRestarts", "0") != "0":
+            raise Failed(f"{unit} does not stay up on the new release. Try: journalctl -u {unit}", journal(unit, since))
+
+
+# All of a site.
+
+
+def halt(site):
+    """Stop everything of a site that could write. Raises Failed where something does not stop."""
+    done = systemctl(
+        "stop", *reversed(every_background(site)), boot(site), f"{site.name}-gunicorn@*.socket",
+        f"{site.name}-gunicorn@*.service",
+    )  # fmt: skip
+    left = systemctl(
+        "list-units", "--plain", "--no-legend", "--state=active,activating,deactivating,reloading",
+        f"{site.name}-gunicorn@*.service", f"{site.name}-celery*",
+    ).output.split()  # fmt: skip
+    if left:
+        raise Failed(f"{left[0]} does not stop: {reason(done.output)}. Try: systemctl status {left[0]}")
+
+
+def resume(site, release):
+    """Start a release, and what runs beside it. Raises Failed."""
+    found = [*names(site, release), boot(site), *background(site)]
+    systemctl("reset-failed", *found)
+    done = systemctl("start", *found)
+    if done.code:
+        raise Failed(f"the site does not start: {reason(done.output)}. Try: journalctl -u {names(site, release)[1]}")
+
+
+def unsettled(site):
+    """What a live site lacks of running: steps such as ``start sum-acme-celery.service``."""
+    wanted = dict.fromkeys([boot(site), *names(site, site.current), *background(site)], True)
+    for unit in every_background(site):
+        wanted.setdefault(unit, False)
+    steps = []
+    for known in facts(("Id", "ActiveState", "UnitFileState"), *wanted):
+        unit, up, file = known["Id"], known["ActiveState"] in _UP, known.get("UnitFileState", "")
+        if file.startswith("masked") and wanted[unit]:
+            steps.append(f"unmask {unit}")
+        if wanted[unit] and "@" not in unit and file != "enabled":
+            steps.append(f"enable {unit}")
+        if wanted[unit] and not up:
+            steps.append(f"start {unit}")
+        if not wanted[unit] and (up or file == "enabled"):
+            steps.append(f"disable+--now {unit}")
+    return steps
+
+
+def strangers(slugs):
+    """Sites that this host still runs and nobody asks for any more; slugs: those that the pillar has."""
+    return sorted(set(host.slugs()) - set(slugs))
+
+
+def retire(site):
+    """Stop a site for good: its units go, also at boot. Its folder, database and backups stay. Returns the units."""
+    stop(site, running(site))
+    # Not those of a longer slug that begins with this one.
+    own = re.compile(rf"{re.escape(site.name)}-(gunicorn|celery|celerybeat)@?\.(service|socket)")
+    found = sorted(name for name in map(os.path.basename, glob.glob(f"{UNITS}/{site.name}-*")) if own.fullmatch(name))
+    disable([name for name in found if "@" not in name])
+    for name in found:
+        os.unlink(f"{UNITS}/{name}")
+    systemctl("daemon-reload")
+    files.remove(f"{host.SITES}/{site.slug}.json")
+    return found

@@ -18,12 +18,6 @@ redis-try-config:
     - makedirs: True
     - mode: '0755'
 
-redis-conffile:
-  goldenpath.redis_conffile:
-    - name: /etc/redis/redis.conf
-    - require:
-        - pkg: base-packages
-
 redis-config:
   file.managed:
     - name: /etc/redis/goldenpath.conf
@@ -33,11 +27,19 @@ redis-config:
     - user: root
     - group: redis
     - mode: '0640'
-    # The installed redis-server really starts with it, elsewhere, before the one that serves sees it.
+    # The installed redis-server really starts with it, elsewhere, before the one that serves sees it; and nothing
+    # is lost that only the package's file said, which ours included once.
     - check_cmd: /opt/goldenpath/redis-try-config
     - require:
+        - pkg: base-packages
         - file: redis-try-config
-        - goldenpath: redis-conffile
+
+# A copy of the package's file, from when ours included it.
+redis-kept-copy:
+  file.absent:
+    - name: /var/lib/goldenpath/redis.conf.dist
+    - require:
+        - file: redis-config
 
 # Before the restart into `appendonly yes`: Redis reads that file alone, and an older one would win.
 redis-append-only:

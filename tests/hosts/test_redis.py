@@ -56,7 +56,6 @@ FAULTS = {
     ),
 }
 DRIFT = {
-    "conffile": ("sed -i 's/^bind .*/bind 0.0.0.0/' /etc/redis/redis.conf", "redis-conffile"),
     "policy": ("redis-cli config set maxmemory-policy allkeys-lru", "redis-settings"),
     "bind": ("redis-cli config set bind 0.0.0.0", "redis-settings"),
     "hole": ("ufw allow 6379", "firewall-enabled"),
@@ -66,6 +65,8 @@ DRIFT = {
     "removed": ("DEBIAN_FRONTEND=noninteractive apt-get remove -qq redis-server </dev/null", "base-packages"),
 }
 NOT_RUNNING = ("stopped", "masked", "removed")
+BEGAN = "systemctl show -p ExecMainStartTimestampMonotonic --value redis-server"
+PID = "systemctl show -p MainPID --value redis-server"
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_fault_stops_the_deploy_at_the_gate(healthy, name):
 
 
 def test_every_fault_is_told_at_once(healthy):
-    healthy.sh("systemctl disable --now redis-server; sed -i 's/^bind .*/bind 0.0.0.0/' /etc/redis/redis.conf")
+    healthy.sh("systemctl disable --now redis-server")
     healthy.sh("ufw allow 6379")
     try:
         status, output = healthy.deploy()
@@ -109,7 +110,6 @@ def test_every_fault_is_told_at_once(healthy):
     assert status != 0 and "fetch" not in output
     for sentence in (
         "did not answer PONG: connection refused",
-        "/etc/redis/redis.conf was edited (bind 0.0.0.0)",
         "redis-server is disabled",
         "the firewall lets 6379 in: ",
     ):
@@ -134,8 +134,7 @@ def test_a_warm_cache_does_not_stop_a_deploy(healthy):
 def test_drift_is_named_and_mended(healthy, name):
     broken, state = DRIFT[name]
     healthy.sh(broken)
-    began = "systemctl show -p ExecMainStartTimestampMonotonic --value redis-server"
-    before = healthy.sh(began)
+    before = healthy.sh(BEGAN)
     dry = healthy.apply("redis.ready", "test=True")
     # A stopped Redis fails its checks in a dry run as well: nobody started it.
     assert state in {key.partition("|")[0] for key, found in dry.items() if found[0] is not True}, dry
@@ -143,14 +142,13 @@ def test_drift_is_named_and_mended(healthy, name):
     assert {key: found for key, found in states.items() if found[0] is not True} == {}
     again = healthy.apply("redis.ready")
     assert {key: found for key, found in again.items() if found[0] is not True or found[1]} == {}
-    assert (healthy.sh(began) == before) is (name not in NOT_RUNNING), "a needless restart"
+    assert (healthy.sh(BEGAN) == before) is (name not in NOT_RUNNING), "a needless restart"
     assert healthy.sh("redis-cli ping") == "PONG"
     assert healthy.sh("ss -Hltn 'sport = :6379' | awk '{print $4}' | sort") == "127.0.0.1:6379\n[::1]:6379"
 
 
 def test_another_memory_limit_needs_no_restart(healthy):
-    began = "systemctl show -p ExecMainStartTimestampMonotonic --value redis-server"
-    before = healthy.sh(began)
+    before = healthy.sh(BEGAN)
     healthy.pillar["redis"]["maxmemory"] = "80mb"
     healthy.write_pillar()
     try:
@@ -160,7 +158,61 @@ def test_another_memory_limit_needs_no_restart(healthy):
         healthy.pillar["redis"]["maxmemory"] = "64mb"
         healthy.write_pillar()
         healthy.apply("redis")
-    assert healthy.sh(began) == before
+    assert healthy.sh(BEGAN) == before
+
+
+def test_the_packages_own_file_is_left_to_the_package(healthy):
+    """Nobody reads it: what it says is no drift and no fault."""
+    healthy.sh("cp -p /etc/redis/redis.conf /run/kept.conf; sed -i 's/^bind .*/bind 0.0.0.0/' /etc/redis/redis.conf")
+    try:
+        states = healthy.apply("redis.ready")
+        assert {key: found for key, found in states.items() if found[0] is not True or found[1]} == {}
+        assert "bind 0.0.0.0" in healthy.sh("cat /etc/redis/redis.conf")
+        assert not healthy.salt("goldenpath.redis_ready")[0]
+    finally:
+        healthy.sh("cp -p /run/kept.conf /etc/redis/redis.conf")
+
+
+# As provisioning wrote it before: the package's file first, and not what has come from it into ours.
+INCLUDES = (
+    "set -e; cd /etc/redis; cp -p redis.conf /run/kept.conf; sed -i -e '/^\\(pidfile\\|logfile\\) /d' -e "
+    "'1a include /etc/redis/redis.conf' goldenpath.conf; printf '%s' {edit} >> redis.conf; "
+    "systemctl restart redis-server"
+)
+
+
+@pytest.mark.parametrize("healthy", ["bookworm", "trixie"], indirect=True)  # Redis 7.0 and 8.0
+def test_a_file_that_included_the_packages_gives_way_without_a_restart(healthy):
+    healthy.sh(INCLUDES.format(edit="''"))
+    pid, effective = healthy.sh(PID), healthy.sh("redis-cli config get '*'")
+    states = healthy.apply("redis.ready")
+    assert {key: found for key, found in states.items() if found[0] is not True} == {}
+    assert [key.partition("|")[0] for key, found in states.items() if found[1]] == ["redis-config"]
+    assert healthy.sh("grep -c '^include' /etc/redis/goldenpath.conf", check=False) == "0"
+    assert healthy.sh(PID) == pid and pid != "0"
+    assert healthy.sh("redis-cli config get '*'") == effective
+    # Started with the file alone, it is the same Redis.
+    healthy.sh("systemctl restart redis-server")
+    assert healthy.sh("redis-cli config get '*'") == effective
+
+
+@pytest.mark.parametrize("healthy", ["bookworm", "trixie"], indirect=True)
+def test_what_only_the_include_set_is_refused(healthy):
+    healthy.sh(INCLUDES.format(edit="'timeout 300\n'"))
+    files = "sha256sum /etc/redis/*; stat -c %Y /etc/redis/*"
+    before = healthy.sh(PID), healthy.sh(files)
+    try:
+        result, changes, comment = healthy.apply("redis")["redis-config|/etc/redis/goldenpath.conf"]
+        assert result is False and changes == {}
+        assert "which is no longer included, is the only one to set timeout. Try: " in comment
+        assert (healthy.sh(PID), healthy.sh(files)) == before
+        assert healthy.sh("redis-cli config get timeout").splitlines()[1] == "300"
+    finally:
+        healthy.sh("cp -p /run/kept.conf /etc/redis/redis.conf")
+        states = healthy.apply("redis.ready")
+        healthy.sh("systemctl restart redis-server")
+    assert {key: found for key, found in states.items() if found[0] is not True} == {}
+    assert healthy.sh("redis-cli config get timeout").splitlines()[1] == "0"
 
 
 def _manage(world, words):

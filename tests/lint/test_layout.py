@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 
 import pytest
 import tomllib
@@ -157,6 +158,41 @@ def test_links_reach_the_hosts(name):
     assert link.is_symlink()
     assert str(link.readlink()) == f"../{name}"
     assert link.is_dir()
+
+
+GATE = "_modules/redis_gate.py"
+
+
+def salt_in(source):
+    """What a program takes from Salt: imports, and what its loader puts into a module."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or ".")
+        elif isinstance(node, ast.Name) and re.fullmatch(r"__\w+__", node.id):
+            found.append(node.id)
+    return [each for each in found if each.split(".")[0] not in {*sys.stdlib_module_names, "__name__", "__file__"}]
+
+
+def test_the_gate_is_free_of_salt():
+    """The engine on the host imports it, where there is no Salt; and the file is the same one."""
+    assert salt_in(text(GATE)) == []
+    link = ROOT / "salt/host/files/lib/goldenpath/redis_gate.py"
+    assert link.is_symlink() and link.resolve() == ROOT / GATE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from salt.exceptions import CommandExecutionError", "import salt.utils.files", "import requests",
+        "from . import files", "__salt__['cmd.run']('x')", "x = __grains__", "def f(): return __opts__['id']",
+        "'redis' in __pillar__", "__context__['retcode'] = 1",
+    ],
+)  # fmt: skip
+def test_salt_in_the_gate_is_found(line):
+    assert len(salt_in(f"{text(GATE)}\n{line}\n")) == 1
 
 
 def test_modules_are_flat_files():

@@ -3,9 +3,13 @@
 Managed by Golden Path. Start the installed redis-server with a configuration that is not in use yet: on a free
 port, in a folder of its own, as the user redis. Exit 0 when it answers PONG; otherwise print why, and exit 1.
 
+The file in use may still include the package's redis.conf. Then it is started too, and a directive that is lost with the
+include is named, and the new file refused.
+
 usage: redis-try-config FILE
 """
 
+import glob
 import os
 import pathlib
 import re
@@ -18,14 +22,32 @@ import tempfile
 import time
 
 SECONDS = 10
+IN_USE = "/etc/redis/goldenpath.conf"
+PACKAGED = "/etc/redis/redis.conf"
+OPTIONS = ("daemonize", "supervised")  # which the unit sets, whatever a file says
+PATHS = ("pidfile", "logfile", "unixsocket")  # which the trial sets
 
 
-def pong(path):
+class Failure(Exception):
+    """Redis does not start, or does not answer: its reason."""
+
+
+def talk(path):
+    """
+    Redis' whole configuration, from the one that answers PONG on a socket; nothing where the answer is another.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         connection.connect(path)
-        connection.sendall(b"PING\r\n")
-        return connection.recv(64) == b"+PONG\r\n"
+        connection.sendall(b"PING\r\nCONFIG GET *\r\n")
+        with connection.makefile("rb") as answer:
+            if answer.readline() != b"+PONG\r\n":
+                return None
+            head = answer.readline()
+            if head[:1] != b"*":
+                raise Failure(head.decode(errors="replace")[1:].strip())
+            words = [answer.read(int(answer.readline()[1:]) + 2)[:-2].decode() for _ in range(int(head[1:]))]
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def reason(log):
@@ -41,11 +63,16 @@ def reason(log):
 
 
 def attempt(config, folder):
+    """
+    The configuration that Redis has, started with a file.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     copy, log, place = f"{folder}/redis.conf", f"{folder}/log", f"{folder}/socket"
-    shutil.copyfile(config, copy)
+    # Redis would tell a fault that it meets after that line in the log of the one that serves.
+    lines = pathlib.Path(config).read_text(errors="replace").splitlines(keepends=True)
+    pathlib.Path(copy).write_text("".join(line for line in lines if not line.lower().startswith("logfile ")))
     overrides = {
         "--port": port, "--unixsocket": place, "--dir": folder, "--pidfile": f"{folder}/pid",
         "--logfile": "", "--daemonize": "no", "--supervised": "no",
@@ -64,25 +91,97 @@ def attempt(config, folder):
         end = time.monotonic() + SECONDS
         while time.monotonic() < end and server.poll() is None:
             try:
-                if pong(place):
-                    return None
+                if found := talk(place):
+                    return found
             except OSError:
                 pass
             time.sleep(0.02)
         if server.poll() is None:
-            return f"no PONG within {SECONDS} s"
-        return reason(pathlib.Path(log).read_text(errors="replace"))
+            raise Failure(f"no PONG within {SECONDS} s")
+        raise Failure(reason(pathlib.Path(log).read_text(errors="replace")))
     finally:
         server.kill()  # it holds nothing that is worth saving
         server.wait()
 
 
+def directives(path):
+    """
+    What a configuration says, line by line: names and values.
+    """
+    for line in pathlib.Path(path).read_text(errors="replace").splitlines():
+        name, _, value = line.strip().partition(" ")
+        if name and not name.startswith("#"):
+            yield name.lower(), value.strip().strip("\"'")
+
+
+def everything(path):
+    """
+    The same, with what it includes.
+    """
+    for name, value in directives(path):
+        if name == "include":
+            for each in sorted(glob.glob(value)):
+                yield from everything(each)
+        else:
+            yield name, value
+
+
+def lost(new, config):
+    """
+    The directives that only the package's file sets, and that would have another value without it.
+
+    new (str)
+        The new file.
+    config (dict)
+        What Redis has, started with it.
+    """
+    include = ("include", PACKAGED)
+    if not os.path.exists(IN_USE) or include not in directives(IN_USE) or include in directives(new):
+        return []
+    if not os.path.exists(PACKAGED):  # with which Redis did not start any more
+        return []
+    with tempfile.TemporaryDirectory(prefix="goldenpath-redis-") as folder:
+        before = attempt(IN_USE, folder)
+    own, packaged, said = dict(directives(IN_USE)), dict(everything(PACKAGED)), dict(directives(new))
+
+    def differs(name):
+        if name in PATHS:
+            return os.path.realpath(packaged[name]) != os.path.realpath(said.get(name, ""))
+        # What CONFIG does not tell, such as a user or a module, is nowhere without that file.
+        return name not in before or before[name] != config.get(name)
+
+    return [name for name in sorted(packaged) if name not in own and name not in OPTIONS and differs(name)]
+
+
+def trial(path):
+    """
+    Why a new configuration is refused; nothing where it is good.
+    """
+    with tempfile.TemporaryDirectory(prefix="goldenpath-redis-") as folder:
+        try:
+            config = attempt(path, folder)
+        except Failure as failure:
+            return f"Redis does not start with this configuration: {failure}"
+    try:
+        names = lost(path, config)
+    except Failure as failure:
+        return (
+            f"Nobody can tell what is lost of {PACKAGED}, which is no longer included: {failure}. Try: mend it, or "
+            "put the package's own file back"
+        )
+    if not names:
+        return None
+    return (
+        f"{PACKAGED}, which is no longer included, is the only one to set {', '.join(names)}. Try: write that into "
+        f"salt/redis/files/goldenpath.conf, or out of it: sed -i -E '/^\\s*({'|'.join(names)})\\s/Id' {PACKAGED}"
+    )
+
+
 def main(config):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with tempfile.TemporaryDirectory(prefix="goldenpath-redis-") as folder:
-        fault = attempt(config, folder)
+    fault = trial(config)
     if fault:
-        print(f"Redis does not start with this configuration: {fault}")
+        print(fault)
     return 1 if fault else 0
 
 

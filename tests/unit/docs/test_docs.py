@@ -68,11 +68,10 @@ def test_a_key_is_told_with_its_default(key):
 
 # Sentences
 
-GATE = "_modules/goldenpath.py"
+GATE = "_modules/redis_gate.py"
+DOOR = "_modules/goldenpath.py"
 PREFLIGHT = ["_modules/release.py", "_modules/site_front.py", "salt/backup/files/lib/goldenpath_backup/cli.py"]
-UNITS_AND_FILES = {
-    name: getattr(load_module(GATE), name) for name in ("UNIT", "CONFIG", "DISTRIBUTION_CONFIG", "KEPT_CONFIG")
-}
+UNITS_AND_FILES = {name: getattr(load_module(GATE), name) for name in ("UNIT", "CONFIG")}
 
 
 def phrase(node):
@@ -95,17 +94,17 @@ def phrases(names):
 
 
 def gate_sentences():
-    """Every reason for which the gate refuses."""
+    """Every reason for which the gate refuses; the firewall's are the door's."""
     found = []
-    for node in ast.parse(text(GATE)).body:
-        # Of a site's health, and of a state that mends Redis.
-        if re.search("health|_get$|_way$|_wait_for", getattr(node, "name", "")):
-            continue
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Call) and getattr(inner.func, "id", "") in ("_Fault", "_NobodyListens"):
-                found += [phrase(argument) for argument in inner.args[:1] if not isinstance(argument, ast.Starred)]
-            if isinstance(inner, ast.Assign) and getattr(inner.targets[0], "id", "") == "meaning":
-                found += [phrase(pair.elts[0]) for pair in inner.value.values]
+    for node in ast.walk(ast.parse(text(GATE))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Fault", "NobodyListens"):
+            found += [phrase(argument) for argument in node.args[:1] if not isinstance(argument, ast.Name)]
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MEANINGS":
+            found += [phrase(pair.elts[0]) for pair in node.value.values]
+    for node in ast.parse(text(DOOR)).body:
+        if getattr(node, "name", "") == "_firewall":
+            returned = [each.value.elts[0] for each in ast.walk(node) if isinstance(each, ast.Return)]
+            found += [sentence for sentence in map(phrase, returned) if sentence]
     return found
 
 
@@ -139,7 +138,7 @@ def test_every_sentence_is_told(sentences, least, title):
 
 
 @pytest.mark.parametrize(
-    ("title", "sources", "column"), [("What the gate says", [GATE], 1), ("What preflight says", PREFLIGHT, 0)]
+    ("title", "sources", "column"), [("What the gate says", [GATE, DOOR], 1), ("What preflight says", PREFLIGHT, 0)]
 )
 def test_what_is_told_is_said(title, sources, column):
     told = [span for row in rows(section(RUNBOOK, title)) for span in re.findall("`([^`]+)`", row[column])]
@@ -148,7 +147,7 @@ def test_what_is_told_is_said(title, sources, column):
 
 
 def test_every_check_of_the_gate_is_told():
-    checks = load_module("_modules/goldenpath.py").CHECKS
+    checks = load_module(GATE).CHECKS
     told = {name for row in rows(section(RUNBOOK, "What the gate says")) for name in row[0].split(", ")}
     assert told == set(checks)
 

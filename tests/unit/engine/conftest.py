@@ -4,15 +4,18 @@ import json
 import os
 import pathlib
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 LIBRARY = pathlib.Path(__file__).resolve().parents[3] / "salt/host/files/lib"
 sys.path.insert(0, str(LIBRARY))
 
+from goldenpath import files, health, lock, postgres, repository, units  # noqa: E402
 from goldenpath import host as hosts  # noqa: E402
-from goldenpath import lock, units  # noqa: E402
 from goldenpath import site as sites  # noqa: E402
+
+from .backups import CONFIG  # noqa: E402
 
 SLUG = "acme-kitchens"
 
@@ -52,3 +55,42 @@ def paths(tmp_path_factory, monkeypatch):
 def site(paths):
     """The example site's facts, as a run with its pillar gives them; its folder is not there yet."""
     return sites.Site(SLUG, example_pillar()["sites"][SLUG])
+
+
+# Backups.
+
+
+@pytest.fixture
+def host(paths, monkeypatch):
+    """A host with backups and one site, acme."""
+    monkeypatch.setattr(repository, "KNOWN", str(paths / "var/lib/goldenpath/backup/repository.state"))
+    monkeypatch.setattr(repository, "CACHE", str(paths / "cache"))
+    monkeypatch.setattr(repository, "WAIT", 0)
+    os.makedirs(hosts.SITES)
+    pathlib.Path(hosts.SITES, "acme.json").write_text('{"slug": "acme", "domains": ["acme.example"]}')
+    pathlib.Path(hosts.BACKUP).write_text(json.dumps(CONFIG))
+    (paths / "srv/sum/acme/backups").mkdir(parents=True)
+    (paths / "run").mkdir()
+    return paths
+
+
+@pytest.fixture
+def owner(monkeypatch):
+    """The numbers of the site's user, and to whom files were given."""
+    given = []
+    monkeypatch.setattr(sites.pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid=4711, pw_gid=4712))
+    monkeypatch.setattr(files.os, "fchown", lambda fd, *numbers: given.append(numbers))
+    return given
+
+
+@pytest.fixture
+def steps(host, monkeypatch):
+    """What a heal does to Postgres and systemd, in order; databases are a set of names."""
+    done, databases = [], set()
+    monkeypatch.setattr(postgres, "exists", lambda name: name in databases)
+    monkeypatch.setattr(postgres, "drop", lambda name: (databases.discard(name), done.append(f"drop {name}"))[1])
+    monkeypatch.setattr(postgres, "swap", lambda site, back=False: done.append(f"swap back={back}"))
+    for module, name in ((units, "halt"), (units, "resume"), (health, "prove"), (health, "front")):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: done.append(name))
+    (host / "srv/sum/acme/media").mkdir()
+    return host / "srv/sum/acme", databases, done

@@ -18,6 +18,8 @@ import pytest
 import yaml
 from salt.utils.jinja import SerializerExtension
 
+from tests.unit.redis_host import redis_version
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TRY = ROOT / "salt/redis/files/redis-try-config.py"
 DISTRIBUTIONS = {
@@ -57,10 +59,11 @@ def value(name, key, **more):
 def test_what_every_redis_gets(name):
     lines, text = rendered(name)
     assert text.startswith("# Managed by Golden Path")
-    # Whatever the distribution's file says, or what somebody wrote into it, ours comes later.
-    assert lines[0] == "include /etc/redis/redis.conf"
+    # Whatever the package's file says, or what somebody wrote into it.
+    assert not any(line.startswith("include") for line in lines)
     for line in ("port 6379", "protected-mode yes", 'requirepass ""', "maxmemory-policy volatile-lru",
-                 "appendonly yes", "appendfsync everysec", "stop-writes-on-bgsave-error yes"):  # fmt: skip
+                 "appendonly yes", "appendfsync everysec", "stop-writes-on-bgsave-error yes",
+                 "pidfile /run/redis/redis-server.pid", "logfile /var/log/redis/redis-server.log"):  # fmt: skip
         assert line in lines
 
 
@@ -113,17 +116,37 @@ def folder():
     """
     with tempfile.TemporaryDirectory(prefix="gp-") as name:
         os.chmod(name, 0o755)
+        log = pathlib.Path(name, "log")
+        log.mkdir()
+        log.chmod(0o777)
         yield pathlib.Path(name)
 
 
-def tried(folder, text, **options):
-    distribution = folder / "redis.conf"
-    distribution.write_text("bind 127.0.0.1 -::1\nport 6379\n")
-    distribution.chmod(0o644)
+def here():
+    """
+    The distribution with the Redis that this machine has.
+    """
+    return {"6.0": "jammy", "7.0": "bookworm", "8.0": "trixie"}[redis_version()]
+
+
+def program(folder, **constants):
+    """
+    The trial, with other constants.
+    """
+    script, text = folder / "try.py", TRY.read_text()
+    for name, value in {"IN_USE": f"{folder}/in-use.conf", "PACKAGED": f"{folder}/redis.conf", **constants}.items():
+        text, found = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", text, flags=re.MULTILINE)
+        assert found == 1
+    script.write_text(text)
+    return script
+
+
+def tried(folder, text, **constants):
     config = folder / "goldenpath.conf"
-    config.write_text(text.replace("/etc/redis/redis.conf", str(distribution)))
+    config.write_text(text.replace("/var/log/redis", f"{folder}/log"))
     config.chmod(0o600)  # as Salt's own temporary files
-    return subprocess.run([sys.executable, TRY, config], capture_output=True, text=True, timeout=30, **options)
+    command = [sys.executable, program(folder, **constants), config]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
 def wait_for_pong(place):
@@ -145,7 +168,7 @@ def leftovers():
 
 
 def test_the_configuration_of_this_tree_starts(folder):
-    result = tried(folder, rendered("bookworm")[1])
+    result = tried(folder, rendered(here())[1])
     assert (result.returncode, result.stdout) == (0, "")
     assert leftovers() == []
 
@@ -163,7 +186,7 @@ def test_the_configuration_of_this_tree_starts(folder):
     ],
 )
 def test_a_bad_value_is_refused_with_redis_own_reason(folder, line, reason):
-    result = tried(folder, rendered("bookworm")[1] + line + "\n")
+    result = tried(folder, rendered(here())[1] + line + "\n")
     assert result.returncode == 1
     assert result.stdout.startswith("Redis does not start with this configuration: ")
     assert reason in result.stdout
@@ -171,11 +194,8 @@ def test_a_bad_value_is_refused_with_redis_own_reason(folder, line, reason):
     assert leftovers() == []
 
 
-def test_a_server_that_asks_for_a_password_is_no_pong(folder, monkeypatch):
-    script = folder / "try.py"
-    script.write_text(TRY.read_text().replace("SECONDS = 10", "SECONDS = 1"))
-    monkeypatch.setitem(globals(), "TRY", script)
-    result = tried(folder, rendered("bookworm")[1] + "requirepass x\n")
+def test_a_server_that_asks_for_a_password_is_no_pong(folder):
+    result = tried(folder, rendered(here())[1] + "requirepass x\n", SECONDS=1)
     assert result.returncode == 1
     assert "no PONG within 1 s" in result.stdout
     assert leftovers() == []
@@ -184,17 +204,15 @@ def test_a_server_that_asks_for_a_password_is_no_pong(folder, monkeypatch):
 def test_the_trial_touches_no_port_and_no_data_of_the_real_one(folder):
     (folder / "data").mkdir()
     (folder / "data").chmod(0o777)
-    text = rendered("bookworm")[1] + f"dir {folder}/data\n"
+    text = rendered(here())[1] + f"dir {folder}/data\n"
     assert tried(folder, text).returncode == 0
     assert list((folder / "data").iterdir()) == []
 
 
 def test_an_interrupted_trial_cleans_up(folder):
-    script = folder / "try.py"
-    script.write_text(TRY.read_text())
     config = folder / "c.conf"
     config.write_text("requirepass x\n")
-    process = subprocess.Popen([sys.executable, script, config])
+    process = subprocess.Popen([sys.executable, program(folder), config])
     end = time.monotonic() + 5
     while len(leftovers()) < 2:  # the folder, and the server in it
         assert time.monotonic() < end
@@ -208,7 +226,8 @@ def test_options_on_the_command_line_do_not_take_settings_away(folder):
     """
     As the unit starts it. Redis 7 with options kept the last of several save lines only.
     """
-    lines = [line for line in rendered("bookworm")[0] if not line.startswith(("include", "port"))]
+    mine = ("port", "pidfile", "logfile")
+    lines = [line for line in rendered(here())[0] if not line.startswith(mine)]
     (folder / "c.conf").write_text("\n".join(lines))
     place = folder / "s"
     server = subprocess.Popen(
@@ -223,6 +242,138 @@ def test_options_on_the_command_line_do_not_take_settings_away(folder):
         server.kill()
         server.wait()
     assert answer.stdout.splitlines() == ["save", "3600 1 300 100 60 10000"]
+
+
+# --- the whole file, and what a file of before included -----------------------------------------------------
+
+
+PACKAGED = pathlib.Path(__file__).parent / "packaged"  # what the lines of Debian's redis.conf say, by version
+
+
+def before(folder, edit=""):
+    """
+    The file of a host whose Redis includes the package's, and that one, perhaps edited; returns the new file.
+    """
+    new = rendered(here())[1].replace("/var/log/redis", f"{folder}/log")
+    packaged = folder / "redis.conf"
+    text = (PACKAGED / f"redis-{redis_version()}.conf").read_text() + edit
+    packaged.write_text(text.replace("/var/log/redis", f"{folder}/log"))
+    packaged.chmod(0o644)
+    own = [line for line in new.splitlines() if not line.startswith(("pidfile", "logfile", "always-show-logo"))]
+    (folder / "in-use.conf").write_text(f"include {packaged}\n" + "\n".join(own) + "\n")
+    return new
+
+
+def effective(folder, config):
+    """
+    CONFIG GET * of a Redis that is started with a file, but for where it puts what it writes.
+    """
+    place = folder / "s"
+    server = subprocess.Popen(
+        ["redis-server", config, "--port", "0", "--unixsocket", place, "--dir", folder, "--daemonize", "no",
+         "--logfile", "", "--pidfile", folder / "pid"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for_pong(place)
+        words = subprocess.run(["redis-cli", "-s", place, "config", "get", "*"], capture_output=True, text=True)
+    finally:
+        server.kill()
+        server.wait()
+    lines = words.stdout.splitlines()
+    return dict(zip(lines[::2], lines[1::2], strict=True))
+
+
+def test_nothing_is_lost_with_the_include(folder):
+    """
+    The whole CONFIG GET * of the file with the package's redis.conf, and of the one that includes nothing.
+    """
+    new = before(folder)
+    (folder / "new.conf").write_text(new)
+    was, is_now = (effective(folder, folder / name) for name in ("in-use.conf", "new.conf"))
+    assert len(was) > 140 and is_now == was
+
+
+@pytest.mark.parametrize("version", ["6.0", "7.0", "8.0"])
+def test_where_the_package_has_its_log_and_pid(version):
+    said = dict(line.split(" ", 1) for line in (PACKAGED / f"redis-{version}.conf").read_text().splitlines())
+    name = {"6.0": "jammy", "7.0": "bookworm", "8.0": "trixie"}[version]
+    assert value(name, "logfile") == said["logfile"]
+    assert value(name, "pidfile") == said["pidfile"].removeprefix("/var")  # where /run is /var/run
+
+
+def test_a_file_that_includes_the_packages_gives_way(folder):
+    result = tried(folder, before(folder))
+    assert (result.returncode, result.stdout) == (0, "")
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize(
+    "edit, name",
+    [
+        ("timeout 300\n", "timeout"),
+        ("Timeout 300\n", "timeout"),
+        ("slave-priority 7\n", "replica-priority, slave-priority"),
+        ("unixsocket /run/redis/redis.sock\n", "unixsocket"),
+        ("logfile /var/log/redis/mine.log\n", "logfile"),
+        ("user site on nopass ~* +@all\n", "user"),
+        ('rename-command FLUSHALL ""\n', "rename-command"),
+        ("timeout 300\nmasterauth s3cret\n", "masterauth, timeout"),
+        ("include {folder}/more-1.conf\n", "tcp-keepalive"),
+    ],
+)
+def test_what_only_the_include_set_is_named_and_refused(folder, edit, name):
+    (folder / "more-1.conf").write_text("tcp-keepalive 33\n")
+    (folder / "more-1.conf").chmod(0o644)
+    result = tried(folder, before(folder, edit.format(folder=folder)))
+    assert result.returncode == 1
+    assert f"redis.conf, which is no longer included, is the only one to set {name}. Try: " in result.stdout
+    assert len(result.stdout.splitlines()) == 1 and "s3cret" not in result.stdout
+    assert leftovers() == []
+
+
+def test_what_it_says_to_type_is_enough(folder):
+    new = before(folder, "timeout 300\n  tcp-keepalive 60\n")
+    line = tried(folder, new).stdout.split("out of it: ")[1]
+    subprocess.run(["/bin/sh", "-c", line], check=True)
+    assert tried(folder, new).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "bind 0.0.0.0\n",  # which our own file said over it
+        "timeout 0\n",  # the default
+        "daemonize no\nsupervised systemd\n",  # the unit's
+    ],
+)
+def test_what_is_not_lost_is_not_refused(folder, edit):
+    assert tried(folder, before(folder, edit)).returncode == 0
+
+
+def test_what_the_new_file_says_as_well_is_not_refused(folder):
+    assert tried(folder, before(folder, "timeout 300\n") + "timeout 300\n").returncode == 0
+
+
+def test_what_the_new_file_says_otherwise_is_refused(folder):
+    result = tried(folder, before(folder, "timeout 300\n") + "timeout 200\n")
+    assert "is the only one to set timeout. Try: " in result.stdout
+
+
+def test_an_include_that_redis_does_not_take_is_told(folder):
+    for edit in ("no-such-thing yes\n", 'rename-command CONFIG ""\n'):
+        result = tried(folder, before(folder, edit))
+        assert result.returncode == 1 and len(result.stdout.splitlines()) == 1
+        assert result.stdout.startswith("Nobody can tell what is lost of ")
+    new = before(folder)
+    (folder / "redis.conf").unlink()  # with which Redis did not start any more
+    assert tried(folder, new).returncode == 0
+
+
+def test_a_file_that_includes_nothing_is_not_compared(folder):
+    new = before(folder, "timeout 300\n")
+    (folder / "in-use.conf").write_text(new)
+    assert tried(folder, new).returncode == 0
 
 
 # --- the unit's drop-in ------------------------------------------------------------------------------------
@@ -275,7 +426,7 @@ def test_queue_of_a_host_that_kept_snapshots_only_survives(tmp_path):
             server.wait()
         return answers
 
-    run(["--save", "60 1"], ["rpush", "celery", "a", "b"])
+    run(["--save", "60", "1"], ["rpush", "celery", "a", "b"])
     subprocess.run(["/bin/sh", "-c", start_command().replace("/var/lib/redis", str(tmp_path))], check=True)
     assert run(["--appendonly", "yes"], ["llen", "celery"]) == ["2"]
     # Without that step it comes up empty: the guard is needed.

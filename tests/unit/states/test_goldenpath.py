@@ -8,10 +8,12 @@ import pathlib
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.conftest import load_module
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GOOD = [
     {"check": "pong", "ok": True, "message": "PONG"},
-    {"check": "conffile", "ok": None, "message": "not asked"},
+    {"check": "firewall", "ok": None, "message": "not asked"},
 ]
 
 
@@ -27,19 +29,22 @@ class States:
         self.calls = []
         self.module.__opts__ = {"test": False}
         self.module.__grains__ = {"id": "web1"}
-        self.module.__salt__ = {"cmd.has_exec": lambda name: True}
+        self.module.__salt__ = {
+            "cmd.has_exec": lambda name: True,
+            "redis_gate.failed": load_module("_modules/redis_gate.py").failed,
+        }
 
     def __getattr__(self, name):
         return getattr(self.module, name)
 
-    def answers(self, name, answer):
+    def answers(self, name, answer, module="goldenpath"):
         def function(*args, **kwargs):
             self.calls.append((name, args, kwargs))
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
-        self.module.__salt__[f"goldenpath.{name}"] = function
+        self.module.__salt__[f"{module}.{name}"] = function
 
     def dry_run(self, installed=True):
         self.module.__opts__["test"] = True
@@ -59,7 +64,7 @@ def test_pong(states, dry):
     assert states.redis_ping("127.0.0.1") == {
         "name": "127.0.0.1", "result": True, "comment": "PONG", "changes": {},
     }  # fmt: skip
-    assert states.calls == [("redis_answer", ("127.0.0.1", 6379, 2), {})]
+    assert states.calls == [("redis_answer", (), {})]
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -67,14 +72,14 @@ def test_no_pong(states, dry):
     states.answers("redis_answer", "Redis on web1 did not answer PONG: why. Try: this")
     if dry:
         states.dry_run()
-    ret = states.redis_ping("redis", host="::1", port=1, timeout=5)
+    ret = states.redis_ping("redis")
     assert ret["result"] is False
     assert ret["comment"] == "Redis on web1 did not answer PONG: why. Try: this"
     assert ret["changes"] == {}
-    assert states.calls == [("redis_answer", ("::1", 1, 5), {})]
+    assert states.calls == [("redis_answer", (), {})]
 
 
-@pytest.mark.parametrize("name", ["redis_ping", "redis_ready", "redis_settings", "redis_conffile"])
+@pytest.mark.parametrize("name", ["redis_ping", "redis_ready", "redis_settings"])
 def test_dry_run_before_redis_is_installed(states, name):
     states.dry_run(installed=False)
     ret = getattr(states, name)("redis")
@@ -86,15 +91,13 @@ def test_dry_run_before_redis_is_installed(states, name):
 def test_missing_redis_is_a_fault_when_applied(states):
     states.module.__salt__["cmd.has_exec"] = lambda name: False
     states.answers("redis_answer", "Redis on web1 did not answer PONG: refused. Try: x")
-    states.answers("redis_conffile_restore", {"state": "not installed", "edits": []})
     assert states.redis_ping("redis")["result"] is False
-    assert states.redis_conffile("redis")["result"] is False
 
 
 def test_ready(states):
     states.answers("redis_checks", GOOD)
     assert states.redis_ready("redis")["result"] is True
-    assert states.calls == [("redis_checks", ("127.0.0.1", 6379, 2, None, 90), {})]
+    assert states.calls == [("redis_checks", (), {})]
 
 
 def test_not_ready_tells_every_reason(states):
@@ -109,60 +112,40 @@ DRIFT = {"maxmemory": {"old": "1", "new": "2"}}
 
 
 def test_settings(states):
-    states.answers("redis_mend", {})
+    states.answers("mend", {}, module="redis_server")
     assert states.redis_settings("redis")["result"] is True
-    states.answers("redis_mend", DRIFT)
+    states.answers("mend", DRIFT, module="redis_server")
     ret = states.redis_settings("redis")
     assert (ret["result"], ret["changes"], ret["comment"]) == (True, DRIFT, "Redis was set back: maxmemory")
-    states.answers("redis_mend", CommandExecutionError("no"))
+    states.answers("mend", CommandExecutionError("no"), module="redis_server")
     assert states.redis_settings("redis")["result"] is False
 
 
 def test_settings_in_a_dry_run(states):
     states.dry_run()
-    states.answers("redis_drift", DRIFT)
+    states.answers("drift", DRIFT, module="redis_server")
     ret = states.redis_settings("redis")
     assert (ret["result"], ret["changes"]) == (None, DRIFT)
     assert ret["comment"] == "Redis would be set back: maxmemory"
-    assert [call[0] for call in states.calls] == ["redis_drift"]
+    assert [call[0] for call in states.calls] == ["drift"]
 
 
 @pytest.mark.parametrize("dry", [False, True])
 def test_append_only(states, dry):
     if dry:
         states.dry_run()
-    states.answers("redis_append_only", {})
+    states.answers("append_only", {}, module="redis_server")
     assert (states.redis_append_only("redis")["result"], states.redis_append_only("redis")["changes"]) == (
         True,
         {},
     )
     change = {"appendonly": {"old": "no", "new": "yes"}}
-    states.answers("redis_append_only", change)
+    states.answers("append_only", change, module="redis_server")
     ret = states.redis_append_only("redis")
     assert (ret["result"], ret["changes"]) == (None if dry else True, change)
-    assert states.calls[-1] == ("redis_append_only", ("127.0.0.1", 6379, 5), {"test": dry})
-    states.answers("redis_append_only", CommandExecutionError("no"))
+    assert states.calls[-1] == ("append_only", (), {"test": dry})
+    states.answers("append_only", CommandExecutionError("no"), module="redis_server")
     assert states.redis_append_only("redis")["result"] is False
-
-
-def test_conffile(states):
-    states.answers("redis_conffile_restore", {"state": "pristine", "edits": []})
-    assert states.redis_conffile("redis")["changes"] == {}
-    states.answers("redis_conffile_restore", {"state": "edited", "edits": ["bind 0.0.0.0"]})
-    ret = states.redis_conffile("redis")
-    assert ret["result"] is True
-    assert ret["changes"] == {"redis.conf": {"old": "edited, bind 0.0.0.0", "new": "as its package brought it"}}
-    states.answers("redis_conffile_restore", CommandExecutionError("gone"))
-    assert states.redis_conffile("redis")["result"] is False
-
-
-def test_conffile_in_a_dry_run(states):
-    states.dry_run()
-    states.answers("redis_conffile", {"state": "missing", "edits": []})
-    ret = states.redis_conffile("redis")
-    assert ret["result"] is None
-    assert ret["comment"] == "redis.conf is missing, and would be restored"
-    assert [call[0] for call in states.calls] == ["redis_conffile"]
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,14 @@ def load(slug, pillar=None):
 def every():
     """All sites of this host."""
     return [load(slug) for slug in host.slugs()]
+
+
+def backed_up(slug=None):
+    """The sites whose backups are made: the one that is asked for, or all. Raises Refused for one that is not known."""
+    known = [each for each in host.backup()["sites"] if each in host.slugs()]
+    if slug is not None and slug not in known:
+        raise Refused(
+            f"{host.name()} has no site {slug!r:.80}. Known: {', '.join(known) or 'none'}. "
+            "Try: one of them, or none for all"
+        )
+    return [load(each) for each in known if slug in (None, each)]

@@ -7,13 +7,16 @@ import re
 import subprocess
 import tempfile
 
-from . import common
-from .common import Failed, command, environment, reason, run
+from . import files, host, process, text
+from .errors import Failed
 
 # No site can have such a name: a slug has no dot.
+PSQL, DUMP, RESTORE = "/usr/bin/psql", "/usr/bin/pg_dump", "/usr/bin/pg_restore"
 DRILL, NEW, OLD = ".drill", ".new", ".old"
 # How long a dump waits for somebody who holds a table.
 LOCK_WAIT = "10min"
+# How often a database is exchanged in which somebody is just then.
+TRIES = 20
 
 _COUNTS = r"""
 SELECT format('SELECT json_build_array(%L, count(*)) FROM ONLY %I.%I;', format('%I.%I', n.nspname, c.relname),
@@ -37,25 +40,25 @@ _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _COPY = re.compile(rb"COPY (" + _NAME + rb"\." + _NAME + rb") .*FROM stdin;\n\Z")
 
 
-def live(slug):
-    """The name of a site's database, role and user."""
-    return f"sum-{slug}"
-
-
 def quoted(name):
     """A name as SQL takes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def sql(statements, database="postgres", user="postgres"):
-    """Run statements, each on its own, stopping at the first error; returns the output."""
-    code, output = run(
-        ["psql", "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", database],
-        user=user, text=statements + "\n", timeout=3600,
+class InUse(Failed):
+    """Somebody is connected to a database that must have nobody."""
+
+
+def sql(statements, database="postgres", user="postgres", timeout=3600):
+    """Run statements, each on its own, stopping at the first error; returns the answer. Raises Failed, or InUse."""
+    done = process.run(
+        [PSQL, "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", database],
+        user=user, text=statements + "\n", timeout=timeout, apart=True,
     )  # fmt: skip
-    if code:
-        raise Failed(f"Postgres refused: {reason(output)}. Try: systemctl status 'postgresql@*'")
-    return output.strip()
+    if done.code:
+        kind = InUse if "being accessed by other users" in done.errors else Failed
+        raise kind(f"Postgres refused: {text.reason(done.errors)}. Try: systemctl status 'postgresql@*'")
+    return done.output.strip()
 
 
 def exists(name):
@@ -63,9 +66,16 @@ def exists(name):
     return sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}';") == "1"
 
 
-def bytes_of(name):
+def size_of(name):
     """The size of a database, 0 where there is none."""
     return int(sql(f"SELECT coalesce((SELECT pg_database_size(oid) FROM pg_database WHERE datname = '{name}'), 0);"))
+
+
+def applied(site):
+    """The migrations that a site's database has, in their order; none where Django was never there."""
+    if sql("SELECT to_regclass('django_migrations');", site.name, site.name, timeout=15) == "":
+        return []
+    return sql("SELECT app || '.' || name FROM django_migrations ORDER BY id;", site.name, site.name, 15).splitlines()
 
 
 def drop(name):
@@ -75,26 +85,26 @@ def drop(name):
     sql(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);")
 
 
-def create(slug, name):
+def create(site, name):
     """An empty database beside the live one, as provisioning makes them: the site's own, closed to others."""
     drop(name)
-    locale = sql(f"SELECT datcollate || ' ' || datctype FROM pg_database WHERE datname = '{live(slug)}';").split() or [
+    locale = sql(f"SELECT datcollate || ' ' || datctype FROM pg_database WHERE datname = '{site.name}';").split() or [
         "C.UTF-8",
         "C.UTF-8",
     ]
     sql(
-        f"CREATE DATABASE {quoted(name)} OWNER {quoted(live(slug))} TEMPLATE template0 ENCODING 'UTF8' "
+        f"CREATE DATABASE {quoted(name)} OWNER {quoted(site.name)} TEMPLATE template0 ENCODING 'UTF8' "
         f"LC_COLLATE '{locale[0]}' LC_CTYPE '{locale[1]}';\n"
         f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC;"
     )
 
 
-def counts(slug, name):
+def counts(site, name):
     """The rows of every table of a database: {table: rows}."""
-    return dict(json.loads(line) for line in sql(_COUNTS, name, live(slug)).splitlines())
+    return dict(json.loads(line) for line in sql(_COUNTS, name, site.name).splitlines())
 
 
-def dump(slug, path):
+def dump(site, path):
     """
     Dump the live database into a file, and count every table's rows in the very same snapshot.
 
@@ -102,15 +112,14 @@ def dump(slug, path):
     Returns {"tables": {table: rows}, "extensions": [name, …], "members": [table of an extension, …],
     "size": bytes of the database}.
     """
-    name = live(slug)
+    name = site.name
     # Whatever it holds, it cannot eat what Postgres and Redis need to go on writing.
-    most = common.spare(os.path.dirname(path))
-    argv = ["psql", "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
+    most = files.spare(os.path.dirname(path))
+    argv = [PSQL, "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
     with tempfile.TemporaryFile() as errors:
-        session = subprocess.Popen(
-            command(argv, name), cwd="/", env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=errors, text=True,
-        )  # fmt: skip
+        session = process.start(
+            argv, user=name, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         try:
             session.stdin.write(
                 "SET idle_in_transaction_session_timeout = 0;\nSET statement_timeout = 0;\n"
@@ -132,21 +141,21 @@ def dump(slug, path):
                 session.wait()
                 errors.seek(0)
                 raise Failed(
-                    f"the tables of {name} cannot be counted: {reason(errors.read().decode(errors='replace'))}. "
+                    f"the tables of {name} cannot be counted: {text.reason(errors.read().decode(errors='replace'))}. "
                     "Try: systemctl status 'postgresql@*'"
                 )
-            code, output = run(
-                ["pg_dump", "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
+            code, output, _ = process.run(
+                [DUMP, "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
                  f"--lock-wait-timeout={LOCK_WAIT}", "--dbname", name],
                 user=name, stdout=path, most=most,
             )  # fmt: skip
             if code and os.path.getsize(path) >= most:
                 raise Failed(
-                    f"pg_dump of {name} was stopped at {common.size(most)}, before it fills the disk. "
+                    f"pg_dump of {name} was stopped at {text.size(most)}, before it fills the disk. "
                     f"Try: df -h {os.path.dirname(path)}"
                 )
             if code:
-                raise Failed(f"pg_dump of {name} failed: {reason(output)}. Try: df -h {os.path.dirname(path)}")
+                raise Failed(f"pg_dump of {name} failed: {text.reason(output)}. Try: df -h {os.path.dirname(path)}")
             return {
                 "extensions": json.loads(lines[1]), "size": int(lines[2]), "members": json.loads(lines[3]),
                 "tables": dict(json.loads(line) for line in lines[4:]),
@@ -158,28 +167,39 @@ def dump(slug, path):
             session.wait()
 
 
-def verify(slug, path, held):
+def dumped(site, path):
+    """Dump the live database, prove the dump, and give it its name only then. Returns what ``dump`` does."""
+    partial = f"{path}.partial"
+    try:
+        held = dump(site, partial)
+        verify(site, partial, held)
+        os.rename(partial, path)
+    finally:
+        files.remove(partial)
+    return held
+
+
+def verify(site, path, held):
     """
     Read a whole dump as a restore would, and count its rows: `pg_restore --list` passes a truncated one.
 
     held: what ``dump`` returned.
     """
     with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command(["pg_restore", "--file=-"], live(slug)), cwd="/", env=environment(), stdin=source,
-            stdout=subprocess.PIPE, stderr=errors,
-        )  # fmt: skip
+        reader = process.start(
+            [RESTORE, "--file=-"], user=site.name, stdin=source, stdout=subprocess.PIPE, stderr=errors
+        )
         try:
-            seen = copied(process.stdout)
+            seen = copied(reader.stdout)
         except BaseException:
-            process.kill()
+            reader.kill()
             raise
-        process.stdout.close()
-        code = process.wait()
+        reader.stdout.close()
+        code = reader.wait()
         errors.seek(0)
         said = errors.read().decode(errors="replace")
     if code:
-        raise Failed(f"the dump cannot be read back: {reason(said)}. Try: df -h {os.path.dirname(path)}")
+        raise Failed(f"the dump cannot be read back: {text.reason(said)}. Try: df -h {os.path.dirname(path)}")
     for name in held["members"]:
         seen.pop(name, None)
     wrong = difference(held["tables"], seen)
@@ -221,17 +241,17 @@ def data_directory():
     return sql("SHOW data_directory;")
 
 
-def restore(slug, path, name):
+def restore(site, path, name):
     """
     Fill a new database beside the live one from a dump, as the site's own role and in one transaction.
 
     Only what is not the role's to write is Postgres' own part: extensions that are not trusted, and the rows that a
     site added to an extension's tables.
     """
-    create(slug, name)
-    code, listing = run(["pg_restore", "--list"], user=live(slug), stdin=path)
+    create(site, name)
+    code, listing, _ = process.run([RESTORE, "--list"], user=site.name, stdin=path)
     if code:
-        raise Failed(f"the dump cannot be read: {reason(listing)}. Try: another snapshot")
+        raise Failed(f"the dump cannot be read: {text.reason(listing)}. Try: another snapshot")
     # An extension's comment is its owner's to write.
     entries = [line for line in listing.splitlines() if line[:1] != ";" and " COMMENT - EXTENSION " not in line]
     kinds = {line: found.groups() for line in entries if (found := _ENTRY.match(line))}
@@ -248,14 +268,14 @@ def restore(slug, path, name):
         missing = sorted(set(extensions.values()) - set(available))
         if missing:
             raise Failed(
-                f"the extension {', '.join(missing)} of the dump is not installed on {common.host()}. "
+                f"the extension {', '.join(missing)} of the dump is not installed on {host.name()}. "
                 "Try: install its package"
             )
         first = [line for line, what in kinds.items() if what[0] == "SCHEMA"]
-        _load(path, name, first, live(slug))
+        _load(path, name, first, site.name)
         # In the dump's order: one may need another.
         for line, item in extensions.items():
-            _load(path, name, [line], live(slug) if available[item] else "postgres")
+            _load(path, name, [line], site.name if available[item] else "postgres")
         members = set(json.loads(sql(_MEMBERS, name)))
         later = [
             line
@@ -264,9 +284,9 @@ def restore(slug, path, name):
         ]
         done = {*first, *extensions, *later}
         entries = [line for line in entries if line not in done]
-    _load(path, name, entries, live(slug))
+    _load(path, name, entries, site.name)
     _load(path, name, later, "postgres")
-    sql("ANALYZE;", name, live(slug))
+    sql("ANALYZE;", name, site.name)
 
 
 def _load(path, name, entries, user):
@@ -277,23 +297,23 @@ def _load(path, name, entries, user):
         chosen.writelines(f"{line}\n" for line in entries)
         chosen.flush()
         os.chmod(chosen.name, 0o644)
-        code, output = run(
-            ["pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
+        code, output, _ = process.run(
+            [RESTORE, "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
              f"--use-list={chosen.name}", "--dbname", name],
             user=user, stdin=path,
         )  # fmt: skip
     if code:
-        raise Failed(f"the dump cannot be restored: {reason(output)}. Try: another snapshot")
+        raise Failed(f"the dump cannot be restored: {text.reason(output)}. Try: another snapshot")
 
 
-def alone(slug):
+def alone(site):
     """Nobody else is in the live database: whoever holds a lock there would keep a dump waiting."""
-    sql(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = {literal(live(slug))};")
+    sql(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = {literal(site.name)};")
 
 
-def unsaved(slug):
+def unsaved(site):
     """What the live database has and no dump of it: settings of the database, and other roles' rights. Words."""
-    name = live(slug)
+    name = site.name
     if not exists(name):
         return []
     settings = sql(
@@ -316,26 +336,26 @@ def literal(text):
     return "'" + text.replace("'", "''") + "'"
 
 
-def swap(slug, back=False):
+def swap(site, back=False):
     """
     Exchange the live database and the one beside it in one transaction: at every moment there is one, whole.
 
     Without ``back`` the new one becomes live and the live one becomes the old one, with it the reverse.
     """
-    name = live(slug)
+    name = site.name
     aside, comes = (NEW, OLD) if back else (OLD, NEW)
     renames = ""
     if exists(name):
         renames += f"ALTER DATABASE {quoted(name)} RENAME TO {quoted(name + aside)};\n"
     renames += f"ALTER DATABASE {quoted(name + comes)} RENAME TO {quoted(name)};\n"
-    for attempt in range(20):
+    for attempt in range(TRIES):
         try:
             sql(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname IN "
                 f"('{name}', '{name}{comes}');\nBEGIN;\n{renames}COMMIT;"
             )
             return
-        except Failed as exc:
+        except InUse:
             # Somebody connected in between.
-            if "being accessed" not in str(exc) or attempt == 19:
+            if attempt == TRIES - 1:
                 raise

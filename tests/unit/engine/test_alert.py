@@ -1,38 +1,37 @@
 """What an alert holds and what it does not, and how often it is sent."""
 
-import importlib.util
 import json
 import pathlib
 
 import pytest
+from goldenpath import alert as module
+from goldenpath import host as hosts
+from goldenpath import process
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 CANARY = "s3cr3t-canary"
 
 
 @pytest.fixture
-def alert(tmp_path, monkeypatch):
-    """The program, with its files under a temporary folder and a host that says what a test wants."""
-    spec = importlib.util.spec_from_file_location("alert", ROOT / "salt/alert/files/alert.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "CONFIG", str(tmp_path / "alert.json"))
-    monkeypatch.setattr(module, "STATE", str(tmp_path / "alerts"))
-    module.sent = []
+def alert(paths, monkeypatch):
+    """The program, on a host that says what a test wants."""
+    said = {"systemctl": "Description=Golden Path: backup\nResult=exit-code\nExecMainStatus=1\n", "journalctl": ""}
+    asked = []
+
+    def run(argv, **_):
+        asked.append(tuple(argv))
+        return process.Done(0, said[argv[0].rpartition("/")[2]], "")
+
+    monkeypatch.setattr(process, "run", run)
+    for name, value in (("sent", []), ("said", said), ("asked", asked)):
+        monkeypatch.setattr(module, name, value, raising=False)
     monkeypatch.setattr(module, "post", lambda url, body: module.sent.append((url, body)))
     monkeypatch.setattr(module, "mail", lambda address, body: module.sent.append((address, body)))
-    module.said = {
-        "systemctl": "Description=Golden Path: backup\nResult=exit-code\nExecMainStatus=1\n",
-        "journalctl": "",
-    }
-    module.asked = []
-    monkeypatch.setattr(module, "shown", lambda *argv: (module.asked.append(argv), module.said[argv[0]])[1])
     monkeypatch.delenv("MONITOR_INVOCATION_ID", raising=False)
 
     def configure(**more):
-        (tmp_path / "alert.json").write_text(json.dumps({"host": "web1", "secrets": [CANARY], **more}))
+        pathlib.Path(hosts.ETC, "alert.json").write_text(json.dumps({"host": "web1", "secrets": [CANARY], **more}))
 
-    module.configure = configure
+    monkeypatch.setattr(module, "configure", configure, raising=False)
     configure(webhook="https://hooks.example/a")
     return module
 
@@ -66,14 +65,23 @@ def test_only_the_lines_of_the_run_that_failed(alert, monkeypatch):
     assert "_SYSTEMD_INVOCATION_ID=bb22" in alert.asked[-1]
 
 
-def test_every_line_of_a_secret_is_hidden(alert, tmp_path, monkeypatch):
+def test_every_line_of_a_secret_is_hidden(alert, paths):
     key = "-----BEGIN KEY-----\nfirst-line-canary\nsecond-line-canary\n-----END KEY-----\n"
-    (tmp_path / "env").write_text('SIGNING="third-line-canary\nfourth-line-canary"\n')
-    monkeypatch.setattr(alert.glob, "glob", lambda _: [str(tmp_path / "env")])
+    folder = paths / "srv/sum/acme"
+    folder.mkdir(parents=True)
+    (folder / ".env").write_text('SIGNING="third-line-canary\nfourth-line-canary"\n')
+    pathlib.Path(hosts.SITES).mkdir()
+    pathlib.Path(hosts.SITES, "acme.json").write_text('{"slug": "acme"}')
     alert.configure(webhook="https://hooks.example/a", secrets=[key])
     alert.said["journalctl"] = "".join(f"{word}-line-canary\n" for word in ("first", "second", "third", "fourth"))
     alert.main("a.service")
     assert "canary" not in json.dumps(alert.sent) and "**********" in json.dumps(alert.sent)
+
+
+def test_a_terminal_or_a_chat_is_told_nothing_by_a_log(alert):
+    alert.said["journalctl"] = "\x1b[2Jcleared\n"
+    alert.main("a.service")
+    assert alert.sent[0][1]["lines"] == ["?[2Jcleared"]
 
 
 def test_every_sentence_of_a_run_is_told(alert):
@@ -95,9 +103,10 @@ def test_another_sentence_is_told_at_once(alert):
     assert "7" in alert.sent[2][1]["what"]
 
 
-def test_what_an_earlier_version_wrote_silences_nothing(alert, tmp_path):
-    (tmp_path / "alerts").mkdir()
-    (tmp_path / "alerts/a.service.json").write_text(json.dumps({"told": 1700000000.5, "repeated": 2}))
+def test_what_an_earlier_version_wrote_silences_nothing(alert, paths):
+    folder = paths / "var/lib/goldenpath/alerts"
+    folder.mkdir(parents=True)
+    (folder / "a.service.json").write_text(json.dumps({"told": 1700000000.5, "repeated": 2}))
     assert alert.main("a.service") == 0
     assert len(alert.sent) == 1
 

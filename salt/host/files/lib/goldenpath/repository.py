@@ -7,9 +7,10 @@ import re
 import shlex
 import time
 
-from . import common
-from .common import Failed, reason, run, write
+from . import files, host, process, text
+from .errors import Failed
 
+RESTIC, SSH = "/usr/bin/restic", "/usr/bin/ssh"
 PASSWORD = "/etc/goldenpath/restic-password"  # noqa: S105  a path
 KEY = "/etc/goldenpath/backup-ssh"
 KNOWN_HOSTS = "/etc/goldenpath/backup-known-hosts"
@@ -45,7 +46,7 @@ def _options(config):
     found = re.fullmatch(r"sftp:(?://)?((?:[^@/:]+@)?[^:/]+)(?::(\d+)(?=/))?[:/].*", config["repository"])
     if not found:
         return []
-    words = ["ssh", "-i", KEY, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
+    words = [SSH, "-i", KEY, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=20",
              "-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "ServerAliveInterval=30",
              "-o", f"StrictHostKeyChecking={'yes' if config.get('known_hosts') else 'accept-new'}"]  # fmt: skip
     if found[2]:
@@ -53,55 +54,54 @@ def _options(config):
     return ["--option", "sftp.command=" + shlex.join([*words, found[1], "-s", "sftp"])]
 
 
-def _explained(config, output):
-    """restic's output as a sentence."""
+class RepositoryLocked(Failed):
+    """Another restic is at it."""
+
+
+class RepositoryMissing(Failed):
+    """There is no repository at its address."""
+
+
+# What restic says, as a regular expression; the kind of failure, and its sentence.
+_MEANINGS = (
+    ("wrong password|no key found", Failed,
+     f"{PASSWORD} does not open {{where}}. Try: put back the password it was made with"),
+    ("no space left|disk quota", Failed, "{where} has no space left. Try: df -h, or a smaller backup:keep"),
+    ("already locked|unable to create lock", RepositoryLocked,
+     "{where} is locked by another restic. Try: again later, or restic unlock"),
+    ("unsupported repository version|unsupported version", Failed,
+     "{where} was made by a newer restic than this host's. Try: a newer distribution here, or a repository of the "
+     "host's own"),
+    # Before the next: a place that cannot be looked at says that it finds nothing there as well.
+    ("Permission denied|Access ?Denied|Forbidden|Unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch"
+     "|Could not resolve|no such host|Connection refused|timed out|i/o timeout|deadline exceeded|No route"
+     "|network is unreachable|connection reset|Host key verification|x509|tls:|unable to start the sftp session",
+     Failed,
+     "{where} cannot be reached: {reason}. Try: the address, and whether the host's key is let in there"),
+    ("Is there a repository at|repository does not exist|unable to open config file", RepositoryMissing,
+     "{where} is missing. Try: bring it back, or point backup:repository elsewhere"),
+    ("status code", Failed,
+     "{where} cannot be reached: {reason}. Try: the address, and whether the host's key is let in there"),
+    ("ciphertext verification|does not match|invalid data|corrupt|hash|checksum|unexpected EOF"
+     "|not found in repository|is damaged", Failed,
+     "{where} is damaged: {reason}. Try: another copy of it, then restic repair"),
+)  # fmt: skip
+
+
+def _failure(config, output):
+    """restic's output as an exception with one sentence."""
     where = f"the repository {shown(config)}"
-    for pattern, sentence in (
-        (
-            "wrong password|no key found",
-            f"{PASSWORD} does not open {where}. Try: put back the password it was made with",
-        ),
-        ("no space left|disk quota", f"{where} has no space left. Try: df -h, or a smaller backup:keep"),
-        (
-            "already locked|unable to create lock",
-            f"{where} is locked by another restic. Try: again later, or restic unlock",
-        ),
-        (
-            "unsupported repository version|unsupported version",
-            f"{where} was made by a newer restic than this host's. Try: a newer distribution here, or a repository "
-            "of the host's own",
-        ),
-        # Before the next: a place that cannot be looked at says that it finds nothing there as well.
-        (
-            "Permission denied|Access ?Denied|Forbidden|Unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch"
-            "|Could not resolve|no such host|Connection refused|timed out|i/o timeout|deadline exceeded|No route"
-            "|network is unreachable|connection reset|Host key verification|x509|tls:|unable to start the sftp session",
-            f"{where} cannot be reached: {{reason}}. Try: the address, and whether the host's key is let in there",
-        ),
-        (
-            "Is there a repository at|repository does not exist|unable to open config file",
-            f"{where} is missing. Try: bring it back, or point backup:repository elsewhere",
-        ),
-        (
-            "status code",
-            f"{where} cannot be reached: {{reason}}. Try: the address, and whether the host's key is let in there",
-        ),
-        (
-            "ciphertext verification|does not match|invalid data|corrupt|hash|checksum|unexpected EOF"
-            "|not found in repository|is damaged",
-            f"{where} is damaged: {{reason}}. Try: another copy of it, then restic repair",
-        ),
-    ):
+    secrets = [*config["env"].values(), *([config["repository"]] if "@" in config["repository"] else [])]
+    why = text.masked(text.reason(output), secrets)
+    for pattern, kind, sentence in _MEANINGS:
         if re.search(pattern, output, re.IGNORECASE):
-            return sentence.format(reason=_calm(config, reason(output)))
-    return f"restic failed with {where}: {_calm(config, reason(output))}. Try: df -h"
+            return kind(sentence.format(where=where, reason=why))
+    return Failed(f"restic failed with {where}: {why}. Try: df -h")
 
 
-def _calm(config, text):
-    for value in [*config["env"].values(), config["repository"] if "@" in config["repository"] else ""]:
-        if len(value) >= 4:
-            text = text.replace(value, "**********")
-    return text
+def _run(config, *argv):
+    # Also with --json, which else prints its progress several times a second.
+    return process.run([RESTIC, "--quiet", *_options(config), *argv], env=_environment(config))
 
 
 def restic(config, *argv, make=False, allow=(0,)):
@@ -111,35 +111,35 @@ def restic(config, *argv, make=False, allow=(0,)):
     make: whether a repository that was never used may be made. Returns its output; raises Failed.
     """
     end = time.monotonic() + WAIT
-    # Also with --json, which else prints its progress several times a second.
-    words = ["restic", "--quiet", *_options(config), *argv]
     os.makedirs(CACHE, mode=0o700, exist_ok=True)
     while True:
-        code, output = run(words, env=_environment(config))
-        if code in allow:
-            if not os.path.exists(KNOWN) or common.read(KNOWN).get("repository") != config["repository"]:
-                write(KNOWN, {"repository": config["repository"], "since": common.now()})
-            return output
-        sentence = _explained(config, output)
-        if " is locked by another" in sentence and time.monotonic() < end:
-            run(["restic", "--quiet", *_options(config), "unlock"], env=_environment(config))
+        done = _run(config, *argv)
+        if done.code in allow:
+            if files.read_json(KNOWN).get("repository") != config["repository"]:
+                files.write_json(KNOWN, {"repository": config["repository"], "since": text.now()})
+            return done.output
+        failure = _failure(config, done.output)
+        if isinstance(failure, RepositoryLocked) and time.monotonic() < end:
+            _run(config, "unlock")
             time.sleep(2)
-        elif " is missing. " in sentence and make:
+        elif (
+            isinstance(failure, RepositoryMissing)
+            and make
             # One that was there before and is not now took every backup with it: say so, make no new one.
-            if common.read(KNOWN).get("repository") == config["repository"]:
-                raise Failed(sentence)
+            and files.read_json(KNOWN).get("repository") != config["repository"]
+        ):
             _make(config)
             make = False
         else:
-            raise Failed(sentence)
+            raise failure
 
 
 def _make(config):
     if is_local(config):
         os.makedirs(os.path.dirname(config["repository"].rstrip("/")) or "/", mode=0o700, exist_ok=True)
-    code, output = run(["restic", "--quiet", *_options(config), "init"], env=_environment(config))
-    if code:
-        raise Failed(_explained(config, output))
+    done = _run(config, "init")
+    if done.code:
+        raise _failure(config, done.output)
 
 
 def parsed(output):
@@ -152,7 +152,7 @@ def parsed(output):
     return []
 
 
-def snapshots(config, slug, everywhere=False, make=False):
+def snapshots(config, site, everywhere=False, make=False):
     """
     A site's snapshots, newest last: this host's own, or where it has none, as after a disaster, any host's.
 
@@ -161,13 +161,15 @@ def snapshots(config, slug, everywhere=False, make=False):
     ``files``, ``bytes`` of media.
     """
     found = []
-    for item in parsed(restic(config, "snapshots", "--json", "--no-lock", "--tag", f"site={slug}", make=make)) or []:
+    for item in (
+        parsed(restic(config, "snapshots", "--json", "--no-lock", "--tag", f"site={site.slug}", make=make)) or []
+    ):
         tags = dict(tag.split("=", 1) for tag in item.get("tags") or [] if "=" in tag)
         found.append(
             {
                 "id": item["id"][:8],
                 "time": re.sub(r"\.\d+", "", item["time"]),
-                "age": round(common.age(item["time"])),
+                "age": round(text.age(item["time"])),
                 "host": item["hostname"],
                 "release": tags.get("release"),
                 "sha": tags.get("sha"),
@@ -179,28 +181,28 @@ def snapshots(config, slug, everywhere=False, make=False):
             }
         )
     found.sort(key=lambda item: -item["age"])
-    return [item for item in found if everywhere or item["host"] == common.host()] or found
+    return [item for item in found if everywhere or item["host"] == host.name()] or found
 
 
-def chosen(config, slug, wanted=None):
+def chosen(config, site, wanted=None):
     """One snapshot of a site: the newest, or the one that is named, whichever host made it."""
     newest = wanted in (None, "latest")
-    known = snapshots(config, slug, everywhere=not newest)
+    known = snapshots(config, site, everywhere=not newest)
     if not known:
         raise Failed(
-            f"the repository {shown(config)} has no snapshot of {slug}. "
-            f"Try: salt-ssh {common.host()} goldenpath.backup {slug}"
+            f"the repository {shown(config)} has no snapshot of {site.slug}. "
+            f"Try: {host.command()} goldenpath.backup {site.slug}"
         )
     if newest:
         return known[-1]
     if not re.fullmatch(r"[0-9a-f]{8,64}", str(wanted)):
-        raise Failed(f"{wanted!r:.80} is no snapshot's id. Try: salt-ssh {common.host()} goldenpath.backups")
+        raise Failed(f"{wanted!r:.80} is no snapshot's id. Try: {host.command()} goldenpath.backups")
     for item in known:
         if item["id"] == wanted[:8]:
             return item
     last = ", ".join(item["id"] for item in known[-3:])
     raise Failed(
-        f"{slug} has no snapshot {wanted}. The last ones: {last}. Try: salt-ssh {common.host()} goldenpath.backups"
+        f"{site.slug} has no snapshot {wanted}. The last ones: {last}. Try: {host.command()} goldenpath.backups"
     )
 
 

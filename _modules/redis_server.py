@@ -1,0 +1,158 @@
+"""
+Keep this host's Redis as ``/etc/redis/goldenpath.conf`` says, with nothing lost and no restart that is not needed.
+What it is asked goes through ``redis_gate``.
+"""
+
+import time
+
+from salt.exceptions import CommandExecutionError
+
+UNIT = "redis-server"
+CONFIG = "/etc/redis/goldenpath.conf"
+STATUS = f"systemctl status {UNIT}"
+LOG = "tail -n 20 /var/log/redis/redis-server.log"
+
+
+def _error(fault, what=":"):
+    hint = fault.hint or __salt__["goldenpath.command"]("state.apply", "redis")
+    return CommandExecutionError(f"Redis on {__grains__['id']}{what} {fault.reason}. Try: {hint}")
+
+
+def _ask(*command):
+    (reply,) = __salt__["redis_gate.ask"](command)
+    return reply
+
+
+def _differences():
+    """
+    What ``redis_gate.differences`` tells; of a server that does not let itself be asked, of which only a restart
+    frees, the setting ``access``.
+    """
+    try:
+        config, info = __salt__["redis_gate.ask"](("CONFIG", "GET", "*"), ("INFO", "replication"))
+        return __salt__["redis_gate.differences"](config, info)
+    except ConnectionRefusedError as fault:
+        return {"access": {"old": fault.reason, "new": "open on loopback"}}
+    except PermissionError as refused:
+        if refused.word not in ("NOAUTH", "NOPERM") and not refused.hidden:
+            raise
+        return {"access": {"old": "CONFIG is hidden" if refused.hidden else refused.word, "new": "open on loopback"}}
+
+
+def _shown(differences):
+    return {name: {"old": each["old"], "new": each["new"]} for name, each in differences.items()}
+
+
+def drift():
+    """
+    Where the running server differs from ``/etc/redis/goldenpath.conf``.
+
+    Returns ``{setting: {"old": live value, "new": value in the file}}``; of a password only whether one is
+    set. A server that does not let itself be asked (NOAUTH, NOPERM, or it listens elsewhere) is told as the
+    setting ``access``. Raises ``CommandExecutionError`` when Redis does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_server.drift
+    """
+    try:
+        return _shown(_differences())
+    except ConnectionError as fault:
+        raise _error(fault) from None
+
+
+def mend():
+    """
+    Bring the running server back to ``/etc/redis/goldenpath.conf``: by CONFIG SET, and by a restart only for
+    what Redis does not change while it runs.
+
+    Returns what was changed as ``drift`` tells it, with the key ``restart`` where one was needed. Raises
+    ``CommandExecutionError`` when Redis does not answer, or still differs afterwards.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_server.mend
+    """
+    stuck = []
+    try:
+        differences = _differences()
+        for name, each in differences.items():
+            try:
+                if name == "access":
+                    stuck.append(name)
+                elif name == "replicaof":
+                    _ask("REPLICAOF", "NO", "ONE")
+                else:
+                    _ask("CONFIG", "SET", name, each["value"])
+            except PermissionError:
+                stuck.append(name)
+        if "appendonly" in differences:
+            _wait_for_append_only_file()
+    except ConnectionError as fault:
+        raise _error(fault) from None
+    changes = _shown(differences)
+    if stuck:
+        if not __salt__["service.restart"](UNIT):
+            raise CommandExecutionError(f"Redis on {__grains__['id']} did not restart. Try: {STATUS}")
+        changes["restart"] = {"old": "", "new": f"for {', '.join(stuck)}"}
+    if changes and (left := drift()):
+        raise CommandExecutionError(
+            f"Redis on {__grains__['id']} still differs from {CONFIG} in {', '.join(left)}. Try: {LOG}"
+        )
+    return changes
+
+
+def append_only(test=False):
+    """
+    Have a running Redis write its append-only file, before anything restarts it: started with
+    ``appendonly yes`` it reads that file alone, and would come up empty without one, or with what an old one
+    says.
+
+    test (bool)
+        Only tell what would be done.
+
+    Returns ``{}`` where nothing was to do, also for a Redis that does not run or does not let itself be
+    asked; else ``{"appendonly": {"old": "no", "new": "yes"}}``, once the file is complete. Raises
+    ``CommandExecutionError`` when it cannot be written.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_server.append_only test=True
+    """
+    try:
+        if _ask("CONFIG", "GET", "appendonly") != ["appendonly", "no"]:
+            return {}
+    except ConnectionError:
+        return {}
+    if not test:
+        try:
+            _ask("CONFIG", "SET", "appendonly", "yes")
+            _wait_for_append_only_file()
+        except ConnectionError as fault:
+            raise _error(fault, " cannot write an append-only file:") from None
+    return {"appendonly": {"old": "no", "new": "yes"}}
+
+
+def _wait_for_append_only_file():
+    """
+    An append-only file that was just switched on is complete once its first rewrite is; a restart before
+    that would come up empty.
+    """
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        lines = _ask("INFO", "persistence").splitlines()
+        if {"aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"} <= set(lines):
+            if "aof_last_bgrewrite_status:ok" in lines:
+                return
+            reason = "the first rewrite failed"
+            break
+        time.sleep(0.1)
+    else:
+        reason = "the append-only file is still being written"
+    raise CommandExecutionError(f"Redis on {__grains__['id']} cannot write an append-only file: {reason}. Try: {LOG}")

@@ -1,0 +1,194 @@
+"""
+The jobs of a host's backups, as timers and people call them: each returns a dictionary, or raises Failed with a
+sentence for each fault.
+"""
+
+import os
+import sys
+import time
+import urllib.request
+
+from . import backup, drill, files, heal, host, journal, lock, repository, restore, text
+from . import site as sites
+from .errors import Busy, Failed
+
+# Longest that a job waits for another one.
+BUSY = 3600
+# How long a heal tries before somebody hears of it; and how long the end of a restore waits for one.
+PATIENCE = 600
+HEAL_WAIT = 1500
+
+
+def back_up(slug=None, accept_smaller=False, wait=BUSY):
+    """Back up one site, or every site of the host. accept_smaller: see ``backup.run``. wait: seconds."""
+    return _each("backup", slug, wait, lambda site: backup.run(site, accept_smaller))
+
+
+def prove(slug=None, snapshot=None, wait=BUSY):
+    """Drill one site, or every site of the host. snapshot: another than the newest. wait: seconds."""
+    return _each("drill", slug, wait, lambda site: drill.run(site, snapshot))
+
+
+def check(wait=BUSY):
+    """Prune the repository and read it over. wait: seconds."""
+    with lock.of_backups("check", wait):
+        try:
+            result = backup.prune()
+        except Failed as exc:
+            journal.record("_check", at=text.now(), verdict="bad", reason=str(exc))
+            raise Failed(f"The check of the backups of {host.name()} failed: {exc}") from None
+    journal.record("_check", at=text.now(), verdict="good", reason=None)
+    _beat("check")
+    return result
+
+
+def listing(slug=None):
+    """The snapshots of one site, or of all, the last backup and the last drill."""
+    config = host.backup()
+    answer = {"repository": repository.shown(config), "sites": {}, "check": journal.recorded("_check")}
+    for site in sites.backed_up(slug):
+        known = journal.recorded(site.slug)
+        answer["sites"][site.slug] = {
+            "snapshots": [{key: value for key, value in item.items() if key != "path"}
+                          for item in repository.snapshots(config, site)],
+            "backup": known.get("good"), "failed": known.get("failed"), "drill": known.get("drill"),
+        }  # fmt: skip
+    return answer
+
+
+def plan(slug, snapshot=None, wait=0):
+    """What a restore would do; ``told`` has it in words. wait: seconds."""
+    (site,) = sites.backed_up(slug)
+    with lock.of_backups("look", wait):
+        facts = restore.plan(site, snapshot)
+    return {**facts, "told": restore.told(facts)}
+
+
+def _each(what, slug, wait, work):
+    """Work over the sites; one that fails does not keep the others from their turn."""
+    results, faults = {}, []
+    with lock.of_backups(what, wait):
+        for site in sites.backed_up(slug):
+            if slug is None and not site.current:
+                # Not deployed yet, or on a host that replaces a lost one not restored yet.
+                results[site.slug] = {"skipped": "it has no live release"}
+                continue
+            try:
+                results[site.slug] = work(site)
+            except Failed as exc:
+                faults.append(str(exc))
+    if faults:
+        raise Failed("\n".join(faults))
+    if slug is None:
+        _beat(what)
+    return results
+
+
+def _beat(job):
+    """Tell a service that notices silence that all is well. A service that is down is not this job's fault."""
+    url = host.backup()["heartbeat"].get(job)
+    if url:
+        try:
+            with urllib.request.urlopen(url, timeout=10):  # noqa: S310  a URL of the pillar's
+                pass
+        except (OSError, ValueError) as exc:
+            # The URL is a secret, and some errors quote it.
+            print(f"The heartbeat of {job} was not taken: {type(exc).__name__}", file=sys.stderr)
+
+
+# A restore is a unit of its own, so that it outlives the connection that asked for it: a file asks, a file answers.
+
+
+def _request(slug):
+    return f"{host.RUN}/restore-{slug}.request"
+
+
+def _answer(slug):
+    return f"{host.RUN}/restore-{slug}.answer"
+
+
+def restored(slug):
+    """Restore a site as its request says, and leave the answer."""
+    files.remove(_answer(slug))
+    try:
+        (site,) = sites.backed_up(slug)
+        request = files.read_json(_request(slug))
+        if not request:
+            raise Failed(f"{_request(slug)} asks for nothing. Try: salt-run state.orchestrate restore")
+        wait = request.get("wait", 0)
+        with lock.of_backups("restore", wait), lock.of_site(site, "restore", wait):
+            done = restore.run(site, request.get("snapshot"), request.get("keep_secret_key", False))
+    except Failed as exc:
+        files.write_json(_answer(slug), {"error": str(exc)})
+        raise
+    files.write_json(_answer(slug), done)
+    return done
+
+
+def end_of_restore(slug):
+    """However a restore ended, the site is healed, and who asked for it gets an answer."""
+    state, site = None, sites.load(slug)
+    if os.path.exists(journal.path(site)):
+        with lock.of_site(site, "heal", HEAL_WAIT):
+            if os.path.exists(journal.path(site)):
+                state = _healed(site)
+    if not os.path.exists(_answer(slug)):
+        # By goldenpath-heal.service, if it was first; not what was healed before this restore.
+        other, asked = journal.recorded(slug).get("healed") or {}, files.read_json(_request(slug))
+        if not state and other.get("time", 0) >= asked.get("at", 0):
+            state = other.get("state")
+        state = state or "There was nothing to heal"
+        sentence = f"The restore of {slug} on {host.name()} was ended before it was done. {state}."
+        files.write_json(_answer(slug), {"error": sentence})
+    return {slug: state}
+
+
+def heal_all():
+    """Heal what nobody works on any more, as the lock of the site tells, and go on until nothing is left."""
+    began, found, faults, failing = time.monotonic(), {}, {}, None
+    while interrupted := journal.interrupted():
+        for slug in interrupted:
+            site = sites.load(slug)
+            try:
+                with lock.of_site(site, "heal"):
+                    # Whoever had the lock may have healed it, or come to its end.
+                    if os.path.exists(journal.path(site)):
+                        found[slug] = _healed(site)
+                        faults.pop(slug, None)
+            except Busy:
+                faults.pop(slug, None)
+            except (Failed, OSError) as exc:
+                faults[slug] = f"The interrupted restore of {slug} on {host.name()} is not healed: {exc}"
+        now = time.monotonic()
+        failing = (failing or now) if faults else None
+        if faults and now - failing > PATIENCE:
+            raise Failed("\n".join(faults.values()))
+        if now - began > BUSY:
+            break  # under way still: the path unit starts this again
+        time.sleep(5 if faults else 1)
+    return found
+
+
+def _healed(site):
+    state = heal.heal(site)
+    journal.record(site.slug, healed={"at": text.now(), "time": time.time(), "state": state})
+    return state
+
+
+# A rollback with its database, which holds the site's lock already.
+
+
+def exchange(slug, dump):
+    """The database of a dump takes the place of the live one, until it is settled or put back."""
+    (site,) = sites.backed_up(slug)
+    return restore.exchange(site, dump)
+
+
+def settle(slug):
+    """The exchanged database stays."""
+    return restore.settle(sites.load(slug))
+
+
+def put_back(slug):
+    """Everything is put back as it was."""
+    return {"site": slug, "state": heal.heal(sites.load(slug))}

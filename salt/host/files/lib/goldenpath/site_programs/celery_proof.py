@@ -1,0 +1,40 @@
+"""
+Proves that a site's new Celery worker runs tasks: PROJECT SLUG SECONDS, the worker's process id on standard input.
+
+Asks the worker (by its process, so that it is the new one) to read a queue of its own for a moment, and sends one of
+Celery's built-in tasks there: what waits in the site's queues does not come first. A worker that is busy with the
+site's own tasks has proven the same. It runs under the site's own interpreter and imports nothing of the engine.
+"""
+
+import socket
+import sys
+import time
+import uuid
+
+# The folder that is worked in, and not this program's.
+sys.path[0] = ""
+
+from celery.app.utils import find_app  # noqa: E402
+
+project, slug, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+app = find_app(project)
+node, queue = f"{slug}@{socket.gethostname()}", f"proof-{uuid.uuid4().hex}"
+ask = app.control.inspect(destination=[node], timeout=0.2, limit=1)
+pid = int(sys.stdin.read())
+end, asked = time.monotonic() + seconds, False
+why = "it does not answer"
+while time.monotonic() < end:
+    stats = (ask.stats() or {}).get(node)
+    if stats and stats["pid"] == pid:
+        if stats["total"]:
+            break
+        why = "it takes none"
+        if not asked:
+            app.control.add_consumer(queue, destination=[node], reply=True, timeout=2, limit=1)
+            app.send_task("celery.accumulate", args=[1], queue=queue, expires=60, ignore_result=True)
+            asked = True
+    time.sleep(0.05)
+else:
+    sys.exit(why)
+if asked:
+    app.control.cancel_consumer(queue, destination=[node], reply=True, timeout=2, limit=1)

@@ -1,0 +1,105 @@
+"""What is overdue, and what starts again and again."""
+
+import json
+import os
+import pathlib
+import time
+
+import pytest
+from goldenpath import cli, files, journal, lock, process, watch
+from goldenpath import host as hosts
+from goldenpath import site as sites
+from goldenpath.errors import Failed
+
+from .backups import CONFIG, acme, ago
+
+
+@pytest.mark.parametrize(
+    ("backup_", "drill_", "since", "expected"),
+    [
+        (1, 1, 999, []),
+        (40, 1, 999, [("backup", False)]),
+        (40, 300, 999, [("backup", False), ("drill", False)]),
+        (101, 1, 999, [("backup", True)]),
+        (None, None, 1, []),
+        (None, None, 50, [("backup", False)]),
+    ],
+)
+def test_what_is_overdue(host, backup_, drill_, since, expected):
+    files.write_json(f"{journal.folder()}/since.state", {"at": ago(since)})
+    if backup_:
+        journal.record("acme", good={"at": ago(backup_)}, drilled={"at": ago(drill_)})
+    pathlib.Path(hosts.BACKUP).write_text(json.dumps({**CONFIG, "refuse_after": {"backup": 100}}))
+    found = list(watch._overdue(acme()))
+    assert [("drill" if "drill of" in text else "backup", refused) for text, refused in found] == expected
+    assert all("Try: salt-ssh web1 goldenpath." in text for text, _ in found)
+
+
+def test_unknown_sites_are_named(host):
+    with pytest.raises(Failed, match=r"web1 has no site 'nobody'\. Known: acme"):
+        sites.backed_up("nobody")
+
+
+def test_one_at_a_time(host):
+    busy = pytest.raises(Failed, match="web1 is busy with a backup since")
+    with lock.of_backups("backup", 0), busy, lock.of_backups("drill", 0):
+        pytest.fail("two at once")
+    with lock.of_backups("drill", 0):
+        pass
+
+
+@pytest.fixture
+def services(host, monkeypatch):
+    """What systemd counts."""
+    (host / "var/lib/goldenpath/backup").mkdir(parents=True)
+    counts, state = {}, {"heal": "inactive"}
+
+    def run(argv, **_):
+        if "--property=ActiveState" in argv:
+            return process.Done(0, state["heal"] + "\n", "")
+        assert "postgresql@*.service" in argv and "goldenpath-heal.service" in argv
+        blocks = [f"Id={unit}\nNRestarts={count}\n" for unit, count in counts.items()]
+        return process.Done(0, "\n".join(["Id=caddy.service\nNRestarts=0\n", *blocks]), "")
+
+    monkeypatch.setattr(process, "run", run)
+    return counts, state
+
+
+def watched(capsys):
+    status = cli.main(["watch"])
+    said = capsys.readouterr()
+    return said.err.strip().splitlines() if status else []
+
+
+def test_a_rise_of_restarts_is_told_once(services, capsys):
+    counts, _ = services
+    assert watched(capsys) == []
+    counts["redis-server.service"] = 3
+    (told,) = watched(capsys)
+    assert told.startswith("redis-server.service on web1 failed and was started again, 3 times") and "Try: " in told
+    assert watched(capsys) == []
+    counts["redis-server.service"] = 4
+    assert "1 times" in watched(capsys)[0]
+    # Started by hand, and failing again.
+    counts["redis-server.service"] = 2
+    assert "2 times" in watched(capsys)[0]
+    counts.clear()
+    assert watched(capsys) == []
+
+
+def test_what_is_overdue_is_told_every_six_hours(services, host, capsys, monkeypatch):
+    os.symlink("releases/r", host / "srv/sum/acme/current")
+    files.write_json(f"{journal.folder()}/since.state", {"at": ago(50)})
+    assert "has never been, in 2 days" in watched(capsys)[0]
+    assert watched(capsys) == []
+    now = time.time()
+    monkeypatch.setattr(watch.time, "time", lambda: now + watch.AGAIN + 60)
+    assert "The last good backup" in watched(capsys)[0]
+
+
+def test_a_restore_that_nobody_heals_is_told(services, capsys):
+    files.write_json(journal.path(acme()), {"phase": "stopped"})
+    services[1]["heal"] = "activating"
+    assert watched(capsys) == []
+    services[1]["heal"] = "failed"
+    assert "A restore of acme on web1 was interrupted and is not healed" in watched(capsys)[0]

@@ -36,6 +36,7 @@ lint: setup ## ruff, and the house rules that a program can check
 
 test-fast: setup ## all tests that need no host, about a minute
 	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
+	@$(BIN)/python -m tests.pythons
 
 test-hosts: setup lab ## the tests on real systemd hosts, as root
 	@$(ROOT)/pytest -q -p no:cacheprovider -n 3 --dist loadfile --no-loadscope-reorder tests/hosts

@@ -33,6 +33,12 @@ def _program(*argv, bound=False):
     done = subprocess.run([*before, PROGRAM, *argv], capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         last = done.stderr.strip() or f"{PROGRAM} ended with {done.returncode}"
+        if last.startswith("usage:"):
+            # After `git pull` without state.apply these modules ask for what an older program does not know.
+            raise CommandExecutionError(
+                f"The backup program on {__grains__['id']} is of another version than this checkout. "
+                f"Try: {__salt__['goldenpath.command']('state.apply', 'backup')}"
+            )
         if "Traceback" in last:
             last = f"{PROGRAM} {argv[0]} broke: {last.splitlines()[-1]}. Try: {PROGRAM} {' '.join(argv)} on the host"
         # The program does not know which kind of controller asks.

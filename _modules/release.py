@@ -28,9 +28,13 @@ BAD_ANSWERS = 4
 PROVE_SECONDS = 60
 ANSWER_SECONDS = 5
 WORKER_SECONDS = 30
+# A shorter value is a word that stands in many a sentence.
+SHORTEST_SECRET = 4
 # How long state.apply waits for a deploy that is under way, and the mark of a restart that could not be done.
 SETTLE_WAIT = 60
 OWED = "restart.owed"
+# The version that provisioning chose, and beside it the others.
+UV = "/opt/goldenpath/uv"
 # What a release, its environment and the journal may need before a deploy begins.
 FREE_BYTES = 300 * 1024 * 1024
 
@@ -247,7 +251,7 @@ class _Run:
         What the site's own programs print may hold what the pillar calls secret.
         """
         for name, value in __salt__["site_env.read"](self.slug).items():
-            if len(value) >= 6 and (name == "DJANGO_SECRET_KEY" or name in self.site["secrets"]):
+            if len(value) >= SHORTEST_SECRET and (name == "DJANGO_SECRET_KEY" or name in self.site["secrets"]):
                 text = text.replace(value, "**********")
         return text
 
@@ -495,7 +499,10 @@ def uv():
 
         salt-ssh web1 release.uv
     """
-    found = sorted(glob.glob("/opt/goldenpath/uv-*/bin/uv"), key=os.path.getmtime)
+    if os.path.exists(f"{UV}/bin/uv"):
+        return f"{UV}/bin/uv"
+    # A host of before a version was chosen: the one that came last.
+    found = sorted(glob.glob(f"{UV}-*/bin/uv"), key=os.path.getmtime)
     if not found:
         raise CommandExecutionError(f"uv is missing on {__grains__['id']}. Try: {_apply()}")
     return found[-1]
@@ -908,7 +915,7 @@ def maintenance(slug, on=None, why="operator"):
         salt-ssh web1 release.maintenance acme-kitchens True
     """
     flag = f"{root(slug)}/maintenance"
-    if on:
+    if on and not (why != "operator" and maintenance(slug) == "operator"):
         with open(flag, "w", encoding="utf-8") as stream:
             stream.write(why)
     elif on is False:

@@ -38,7 +38,8 @@ def valid_ref(ref):
 
         salt-ssh web1 release_source.valid_ref v1.4.2
     """
-    return isinstance(ref, str) and bool(_REF.match(ref))
+    # What cannot be seen in a ref is taken by nobody: the rule of the pillar's judge.
+    return isinstance(ref, str) and ref.isprintable() and bool(_REF.match(ref))
 
 
 def redacted(repo):

@@ -28,6 +28,45 @@ def path(version):
     return program if os.path.exists(program) else None
 
 
+def current():
+    """
+    The version that releases are built with.
+
+    :return: such as 0.13.9, None where none was chosen yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 uv.current
+    """
+    try:
+        return os.readlink(f"{ROOT}/uv").removeprefix("uv-")
+    except OSError:
+        return None
+
+
+def choose(version):
+    """
+    Build releases with a version that is installed, whichever others there are.
+
+    :param version: such as 0.13.9.
+    :return: True.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 uv.choose 0.13.9
+    """
+    temporary = f"{ROOT}/uv.new"
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
+    os.symlink(f"uv-{version}", temporary)
+    os.rename(temporary, f"{ROOT}/uv")
+    return True
+
+
 def install(version):
     """
     Download a version of uv, beside those that are there. pip comes from the wheel that python3-venv carries, so

@@ -43,7 +43,7 @@ def secrets(config):
                     values.add(re.sub(r'\\(["\\$`])', r"\1", value))
     # A message has lines: a key of many is masked in each of them.
     values |= {line.strip() for value in values for line in value.splitlines()}
-    return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
+    return sorted((value for value in values if len(value) >= 4), key=len, reverse=True)
 
 
 def masked(text, values):

@@ -617,6 +617,39 @@ def test_an_interrupted_exchange_is_put_back(steps, swapped, media):
     assert done[0] == "_stop" and "_start" in done and os.listdir(folder / "backups") == []
 
 
+@pytest.mark.parametrize("phase", ["stopped", "proven"])
+def test_the_operators_own_maintenance_page_outlives_a_restore(steps, phase):
+    folder = steps[0]
+    (folder / "maintenance").write_text("operator")
+    restore._maintenance("acme", True)
+    common.write(common.journal("acme"), {"phase": phase, "release": "r"})
+    restore.heal("acme")
+    assert (folder / "maintenance").read_text() == "operator"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "good"),
+    [
+        (200, '{"status": "ok"}', True),
+        (200, '{"status": "degraded"}', True),
+        (204, "", True),
+        (200, "<html>", True),
+        (200, "[]", True),
+        (200, '{"status": "unhealthy"}', False),
+        (503, '{"status": "unhealthy"}', False),
+        (503, '{"status": "ok"}', False),
+        (204, '{"status": "ok"}', False),
+        (302, "", False),
+        (500, "", False),
+    ],
+)
+def test_one_health_contract_for_a_restore_as_for_a_deploy(load, status, body, good):
+    assert restore.healthy(status, body) is good
+    judge = load("_modules/goldenpath.py")._judge
+    told = judge(status, {"Location": ""}, body.encode(), "/health/", "acme.example")[0]
+    assert (told in ("ok", "degraded")) is good
+
+
 def test_a_proven_restore_is_finished(steps):
     folder, databases, done = steps
     databases |= {"sum-acme", "sum-acme.old"}

@@ -53,6 +53,15 @@ def host(tmp_path, monkeypatch):
     return tmp_path, program
 
 
+def test_an_older_program_is_one_sentence_and_no_usage_text(host):
+    host[1]("echo 'usage: backup [-h] {run,drill}' >&2; exit 2")
+    with pytest.raises(CommandExecutionError) as failure:
+        backup.exchange("acme", "/dump")
+    assert str(failure.value) == (
+        "The backup program on web1 is of another version than this checkout. Try: salt-ssh web1 state.apply backup"
+    )
+
+
 def pillar(**backup_):
     data = {**PILLAR, "backup": {**PILLAR["backup"], **backup_}}
     assert pillar_.validate(data) == []

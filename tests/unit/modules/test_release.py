@@ -510,6 +510,29 @@ def test_the_maintenance_page_of_a_failed_deploy_goes_with_the_next_good_one(hos
     assert host.module.maintenance(SLUG) == ""
 
 
+def test_a_deploy_that_fails_does_not_take_over_the_operators_page(host):
+    host.module.maintenance(SLUG, True)
+    assert host.module.maintenance(SLUG, True, "deploy") == "operator"
+
+
+def test_a_secret_of_four_characters_is_masked(host):
+    run = host.module._Run(SLUG, host.site, "me")
+    run.site["secrets"]["PIN"] = "x9y8"
+    host.module.__salt__["site_env.read"] = lambda _: {"PIN": "x9y8", "PLAIN": "seen"}
+    assert run.masked("x9y8 seen") == "********** seen"
+
+
+def test_the_chosen_uv_wins_over_the_newest(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(host.module, "UV", str(tmp_path / "uv"))
+    for at, version in enumerate(("1.2.3", "1.3.0")):
+        (tmp_path / f"uv-{version}/bin").mkdir(parents=True)
+        (tmp_path / f"uv-{version}/bin/uv").touch()
+        os.utime(tmp_path / f"uv-{version}/bin/uv", (at, at))
+    assert host.module.uv() == f"{tmp_path}/uv-1.3.0/bin/uv"
+    (tmp_path / "uv").symlink_to("uv-1.2.3")
+    assert os.path.realpath(host.module.uv()) == f"{tmp_path}/uv-1.2.3/bin/uv"
+
+
 def test_the_maintenance_page_of_an_operator_stays(host):
     assert host.module.maintenance(SLUG, True) == "operator"
     host.deploy()

@@ -124,6 +124,11 @@ def test_bad_refs(site, ref):
     assert not site.module.valid_ref(ref)
 
 
+@pytest.mark.parametrize("ref", ["v1\u200b", "v1\u00a0", "\u202ev1", "v1\u0085", "v\ufeff1"])
+def test_one_rule_for_refs_what_cannot_be_seen_is_refused(site, ref):
+    assert not site.module.valid_ref(ref)
+
+
 def test_as_git_itself_judges(site):
     """A name that git would not take for a tag or branch is refused, and only such."""
     for ref in GOOD + [each for each in BAD if "\0" not in each]:

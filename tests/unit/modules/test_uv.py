@@ -68,3 +68,10 @@ def test_a_pip_that_brings_nothing(uv, host):
     host.brings = False
     with pytest.raises(CommandExecutionError, match=r"uv 1\.2\.3 cannot be installed"):
         uv.install("1.2.3")
+
+
+def test_the_chosen_version_is_what_the_link_names(uv, host):
+    assert uv.current() is None
+    for version in ("1.2.3", "1.3.0", "1.2.3"):
+        assert uv.choose(version) is True
+        assert uv.current() == version

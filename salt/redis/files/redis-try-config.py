@@ -3,8 +3,8 @@
 Managed by Golden Path. Start the installed redis-server with a configuration that is not in use yet: on a free
 port, in a folder of its own, as the user redis. Exit 0 when it answers PONG; otherwise print why, and exit 1.
 
-The file in use may still include the package's redis.conf. Then it is started too, and a directive that is lost with the
-include is named, and the new file refused.
+The file in use may still include the package's redis.conf. Then it is started too, and a directive that is lost with
+the include is named, and the new file refused.
 
 usage: redis-try-config FILE
 """

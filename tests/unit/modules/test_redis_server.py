@@ -9,6 +9,7 @@ import shutil
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.unit.redis_host import RealRedis
 from tests.unit.servers import Server, hangs
 
 # --- drift -------------------------------------------------------------------------------------------------
@@ -148,3 +149,20 @@ def test_a_data_folder_behind_a_link_is_no_drift(minion, redis, tmp_path):
     assert minion.drift() == {}
     redis.config.write_text(redis.config.read_text().replace("/volume", "/elsewhere"))
     assert list(minion.drift()) == ["dir"]
+
+
+def test_a_pid_file_behind_a_link_is_no_drift(minion, tmp_path):
+    """Redis 6.0 runs with /var/run as its package said it, and our file says /run."""
+    (tmp_path / "run").symlink_to(tmp_path)
+    server = RealRedis(tmp_path)
+    text = server.config.read_text()
+    server.config.write_text(f"{text}pidfile {tmp_path}/run/pid\n")
+    server.start()
+    minion.asks(server.port)
+    try:
+        server.config.write_text(f"{text}pidfile {tmp_path}/pid\n")
+        assert minion.drift() == {}
+        server.config.write_text(f"{text}pidfile {tmp_path}/other\n")
+        assert list(minion.drift()) == ["pidfile"]
+    finally:
+        server.stop()

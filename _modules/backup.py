@@ -1,6 +1,5 @@
 """
-Backups of a host's sites: made, listed, drilled and restored by the program that provisioning put on the host
-(``/opt/goldenpath/backup``), which its timers run too.
+Backups of a host's sites: made, listed, drilled and restored by the host's engine, which its timers run too.
 """
 
 import json
@@ -11,39 +10,11 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
-PROGRAM = "/opt/goldenpath/backup"
 FOLDER = "/etc/goldenpath"
+CONFIG = "/etc/goldenpath/backup.json"
 SINCE = "/var/lib/goldenpath/backup/since.state"
 JOURNAL = "/var/lib/goldenpath/backup/{}.restore"
 SENDMAIL = "/usr/sbin/sendmail"
-
-
-def _program(*argv, bound=False):
-    """
-    Run the host's program; its answer, or its sentence as an error.
-
-    bound: it works under this process's lock, and does not outlive it.
-    """
-    if not os.path.exists(PROGRAM):
-        raise CommandExecutionError(
-            f"{__grains__['id']} makes no backups yet: there is no {PROGRAM}. "
-            f"Try: {__salt__['goldenpath.command']('state.apply')}"
-        )
-    before = ["setpriv", "--pdeathsig=KILL", "--"] if bound else []
-    done = subprocess.run([*before, PROGRAM, *argv], capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        last = done.stderr.strip() or f"{PROGRAM} ended with {done.returncode}"
-        if last.startswith("usage:"):
-            # After `git pull` without state.apply these modules ask for what an older program does not know.
-            raise CommandExecutionError(
-                f"The backup program on {__grains__['id']} is of another version than this checkout. "
-                f"Try: {__salt__['goldenpath.command']('state.apply', 'backup')}"
-            )
-        if "Traceback" in last:
-            last = f"{PROGRAM} {argv[0]} broke: {last.splitlines()[-1]}. Try: {PROGRAM} {' '.join(argv)} on the host"
-        # The program does not know which kind of controller asks.
-        raise CommandExecutionError(last.replace(f"salt-ssh {__grains__['id']}", __salt__["goldenpath.command"]()))
-    return json.loads(done.stdout)
 
 
 def _bare(*argv):
@@ -51,7 +22,7 @@ def _bare(*argv):
     For a person: a failure is its sentence, and the command's exit status tells it.
     """
     try:
-        return _program(*argv)
+        return __salt__["engine.call"](*argv)
     except CommandExecutionError as exc:
         __context__["retcode"] = 1
         return str(exc)
@@ -79,7 +50,7 @@ def run(site=None, accept_smaller=False):
 
         salt-ssh web1 backup.run acme-kitchens
     """
-    return _bare("run", *_words(site, *(["--accept-smaller"] if accept_smaller else [])))
+    return _bare("backup", *_words(site, *(["--accept-smaller"] if accept_smaller else [])))
 
 
 def drill(site=None, snapshot=None):
@@ -136,10 +107,10 @@ def freshness(slug):
 
         salt-ssh web1 backup.freshness acme-kitchens
     """
-    if not os.path.exists(PROGRAM):
+    if not os.path.exists(CONFIG):
         return {"warnings": [], "refusals": []}
     try:
-        return _program("fresh", *_words(slug))
+        return __salt__["engine.call"]("fresh", *_words(slug))
     except CommandExecutionError as exc:
         return {"warnings": [str(exc)], "refusals": []}
 
@@ -163,7 +134,9 @@ def exchange(slug, dump=None, settle=False):
 
         salt-run state.orchestrate rollback pillar='{"site": "acme-kitchens", "restore_database": true}'
     """
-    return _program("exchange", slug, *(["--dump", dump] if dump else ["--settle" if settle else "--back"]), bound=True)
+    return __salt__["engine.call"](
+        "exchange", slug, *(["--dump", dump] if dump else ["--settle" if settle else "--back"]), bound=True
+    )
 
 
 def interrupted(slug):
@@ -201,7 +174,7 @@ def heal(slug):
 
         salt-ssh web1 cmd.run 'systemctl start goldenpath-heal'
     """
-    return _program("exchange", slug, "--back", bound=True)["state"] if interrupted(slug) else ""
+    return __salt__["engine.call"]("exchange", slug, "--back", bound=True)["state"] if interrupted(slug) else ""
 
 
 def plan(slug, snapshot=None, wait=0):
@@ -224,7 +197,7 @@ def plan(slug, snapshot=None, wait=0):
         salt-ssh web1 backup.plan acme-kitchens
     """
     more = [f"--snapshot={snapshot}"] if snapshot is not None else []
-    return _program("plan", *_words(slug, *more, *([f"--wait={int(wait)}"] if wait else [])))
+    return __salt__["engine.call"]("plan", *_words(slug, *more, *([f"--wait={int(wait)}"] if wait else [])))
 
 
 def restore(slug, snapshot=None, keep_secret_key=False, wait=0):

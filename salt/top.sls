@@ -2,6 +2,7 @@
 base:
   '*':
     - base
+    - host
     - redis
     - firewall
     - redis.ready

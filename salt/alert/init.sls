@@ -3,13 +3,7 @@
 
 include:
   - base
-
-alert-program:
-  file.managed:
-    - name: /opt/goldenpath/alert
-    - source: salt://alert/files/alert.py
-    - makedirs: True
-    - mode: '0755'
+  - host
 
 alert-configured:
   backup.configured:
@@ -23,7 +17,7 @@ alert-unit:
     - source: salt://alert/files/alert.service
     - mode: '0644'
     - require:
-        - file: alert-program
+        - file: host-command-goldenpath
         - backup: alert-configured
 
 {%- for name in watched %}

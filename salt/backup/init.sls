@@ -2,7 +2,7 @@
 {%- set schedule = pillar.backup.schedule %}
 {#- name: what it is, the command, when it runs, the jitter -#}
 {%- set jobs = {
-    "backup": ["backup of every site", "run", schedule.backup, "30min"],
+    "backup": ["backup of every site", "backup", schedule.backup, "30min"],
     "drill": ["restore drill of every site", "drill", schedule.drill, "30min"],
     "check": ["prune and check the backups", "check", schedule.check, "30min"],
     "watch": ["look for overdue backups and restless services", "watch", "*-*-* *:00/15:00", "2min"],
@@ -10,26 +10,9 @@
 
 include:
   - base
+  - host
   - site
   - alert
-
-backup-program:
-  file.managed:
-    - name: /opt/goldenpath/backup
-    - source: salt://backup/files/backup
-    - makedirs: True
-    - mode: '0755'
-    - require:
-        - file: backup-library
-
-backup-library:
-  file.recurse:
-    - name: /opt/goldenpath/lib/goldenpath_backup
-    - source: salt://backup/files/lib/goldenpath_backup
-    - exclude_pat: E@__pycache__
-    - clean: True
-    - file_mode: '0644'
-    - dir_mode: '0755'
 
 backup-records:
   file.directory:
@@ -66,7 +49,7 @@ backup-enabled-{{ name }}:
     - enable: True
     - require:
         - module: backup-reload
-        - file: backup-program
+        - file: host-command-goldenpath
         - backup: backup-configured
     - watch:
         - file: backup-timer-{{ name }}
@@ -101,7 +84,7 @@ backup-heal-enabled:
     - enable: True
     - require:
         - module: backup-reload
-        - file: backup-program
+        - file: host-command-goldenpath
         - backup: backup-configured
     - watch:
         - file: backup-heal-path

@@ -84,7 +84,8 @@ site-facts-{{ slug }}:
     - name: /etc/goldenpath/sites/{{ slug }}.json
     - contents: |
         {{ {"slug": slug, "user": user, "root": root, "domains": site.domains, "health": site.health,
-            "tls": site.tls, "celery": site.celery, "redis": site.redis} | tojson }}
+            "tls": site.tls, "celery": site.celery, "redis": site.redis,
+            "secrets": site.secrets | list} | tojson }}
     - mode: '0644'
     - require:
         - file: base-state-directory

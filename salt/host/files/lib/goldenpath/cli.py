@@ -75,6 +75,7 @@ _VERBS = (
 def _parser():
     parser = argparse.ArgumentParser(prog="goldenpath", description="Operate the sites of this host.")
     parser.add_argument("--version", action="version", version=f"goldenpath {VERSION}, protocol {PROTOCOL}")
+    parser.add_argument("--protocol", type=int, default=PROTOCOL, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     made = {}
     for name, text_, site, work in _VERBS:
@@ -103,6 +104,10 @@ def _parser():
 def main(argv):
     """Run one verb. Returns an exit status."""
     arguments = _parser().parse_args(argv)
+    if arguments.protocol != PROTOCOL:
+        asked = f"protocol {arguments.protocol} is asked for, and the engine of {host.name()} speaks {PROTOCOL}"
+        print(f"{asked}. Try: {host.command('state.apply host')}", file=sys.stderr)
+        return REFUSED
     if arguments.verb == "alert":
         return alert.main(arguments.unit)
     # Tidied up after like any other end.

@@ -42,7 +42,7 @@ def load(site, path, name):
 def secrets(path):
     """The environment file of a fetched snapshot."""
     try:
-        values = env.files.read_json(f"{path}/env")
+        values = env.read(f"{path}/env")
     except OSError:
         values = {}
     if not values.get("DJANGO_SECRET_KEY"):

@@ -13,7 +13,6 @@ from salt.exceptions import CommandExecutionError
 FOLDER = "/etc/goldenpath"
 CONFIG = "/etc/goldenpath/backup.json"
 SINCE = "/var/lib/goldenpath/backup/since.state"
-JOURNAL = "/var/lib/goldenpath/backup/{}.restore"
 SENDMAIL = "/usr/sbin/sendmail"
 
 
@@ -113,68 +112,6 @@ def freshness(slug):
         return __salt__["engine.call"]("fresh", *_words(slug))
     except CommandExecutionError as exc:
         return {"warnings": [str(exc)], "refusals": []}
-
-
-def exchange(slug, dump=None, settle=False):
-    """
-    Part of a rollback, which holds the site's lock: put the database of a dump in the live one's place.
-
-    slug (str)
-        The site.
-    dump (str)
-        The dump on the host; without one the exchange is ended.
-    settle (bool)
-        How it is ended: the new database stays, or else everything is put back as it was.
-
-    Returns what was done. Raises ``CommandExecutionError`` with one sentence; the site is then as before.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run state.orchestrate rollback pillar='{"site": "acme-kitchens", "restore_database": true}'
-    """
-    return __salt__["engine.call"](
-        "exchange", slug, *(["--dump", dump] if dump else ["--settle" if settle else "--back"]), bound=True
-    )
-
-
-def interrupted(slug):
-    """
-    Whether a restore of a site, or a rollback with its database, is under way or was interrupted. Asks for a file,
-    and no program.
-
-    slug (str)
-        The site.
-
-    Returns a boolean.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 backup.interrupted acme-kitchens
-    """
-    return os.path.exists(JOURNAL.format(slug))
-
-
-def heal(slug):
-    """
-    Put back what an interrupted restore left, for a caller that HOLDS the site's lock: nobody else works on it then.
-
-    slug (str)
-        The site.
-
-    Returns a sentence about what was found, or an empty string where there was nothing to heal. Raises
-    ``CommandExecutionError`` with one sentence; goldenpath-heal.service then goes on trying.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 cmd.run 'systemctl start goldenpath-heal'
-    """
-    return __salt__["engine.call"]("exchange", slug, "--back", bound=True)["state"] if interrupted(slug) else ""
 
 
 def plan(slug, snapshot=None, wait=0):

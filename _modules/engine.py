@@ -4,18 +4,22 @@ The engine that operates a host's sites: a Python package of ours, in a folder n
 ``/opt/goldenpath/engine/current`` names the one that is used, and is switched by one rename; what runs keeps its own.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import tempfile
+import threading
 
 from salt.exceptions import CommandExecutionError
 
 FOLDER = "/opt/goldenpath/engine"
 COMMAND = "/opt/goldenpath/goldenpath"
 HOST = "/etc/goldenpath/host.json"
+PROGRESS = "/run/goldenpath"
 # What the façades of this checkout speak; goldenpath/__init__.py has the engine's.
 PROTOCOL = 1
 PACKAGE = "goldenpath"
@@ -192,14 +196,16 @@ def _tidy(keep):
         shutil.rmtree(f"{FOLDER}/{name}", ignore_errors=True)
 
 
-def call(*argv, bound=False):
+def call(*argv, request=None, follow=None):
     """
     Run a verb of the host's engine.
 
     argv (str)
         The verb and its arguments; no secret belongs there.
-    bound (bool)
-        It works under this process's lock, and does not outlive it.
+    request (dict)
+        What goes to its standard input as JSON; it may hold secrets.
+    follow (str)
+        A site whose progress a minion tells its master while it waits.
 
     Returns its answer. Raises ``CommandExecutionError`` with its sentence, also where the host has no engine or one of
     another protocol.
@@ -215,19 +221,58 @@ def call(*argv, bound=False):
             f"{__grains__['id']} has no engine yet: there is no {COMMAND}. "
             f"Try: {__salt__['goldenpath.command']('state.apply')}"
         )
-    before = ["setpriv", "--pdeathsig=KILL", "--"] if bound else []
-    done = subprocess.run(
-        [*before, COMMAND, f"--protocol={PROTOCOL}", *argv],
-        capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryFile("w+") as asked:
+        json.dump(request, asked)
+        asked.seek(0)
+        with _told(follow):
+            done = subprocess.run(
+                [COMMAND, f"--protocol={PROTOCOL}", *argv], stdin=asked, capture_output=True, text=True,
+                errors="replace", check=False,
+            )  # fmt: skip
     if done.returncode:
-        last = done.stderr.strip() or f"{COMMAND} ended with {done.returncode}"
-        if "Traceback" in last:
-            last = f"{COMMAND} {argv[0]} broke: {last.splitlines()[-1]}. Try: goldenpath {' '.join(argv)} on the host"
-        if last.startswith("usage:"):
-            last = (
-                f"The engine of {__grains__['id']} is of another version than this checkout. "
-                f"Try: {__salt__['goldenpath.command']('state.apply', 'host')}"
-            )
-        raise CommandExecutionError(last)
+        raise CommandExecutionError(_sentence(done.stderr.strip(), done.returncode, argv))
     return json.loads(done.stdout)
+
+
+def _sentence(said, code, argv):
+    if "Traceback" in said:
+        return f"{COMMAND} {argv[0]} broke: {said.splitlines()[-1]}. Try: goldenpath {' '.join(argv)} on the host"
+    if said.startswith("usage:"):
+        return (
+            f"The engine of {__grains__['id']} is of another version than this checkout. "
+            f"Try: {__salt__['goldenpath.command']('state.apply', 'host')}"
+        )
+    return said or f"{COMMAND} ended with {code}"
+
+
+@contextlib.contextmanager
+def _told(slug):
+    """
+    On a minion the steps of a site are told as events; over ssh the controller reads their file itself.
+    """
+    if not slug or __opts__.get("file_client") == "local":
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_tell, args=(slug, done, __salt__["event.send"]), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _tell(slug, done, send):
+    path, seen, last = f"{PROGRESS}/{slug}.progress", 0, False
+    while not last:
+        # Once more when it is done: what came last is told as well.
+        last = done.wait(0.2)
+        with contextlib.suppress(OSError), open(path, encoding="utf-8") as stream:
+            lines = stream.read().splitlines()
+            if len(lines) < seen:
+                seen = 0
+            for line in lines[seen:]:
+                with contextlib.suppress(ValueError):
+                    send(f"goldenpath/progress/{slug}", json.loads(line))
+            seen = len(lines)

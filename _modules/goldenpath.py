@@ -4,36 +4,12 @@ path tells what it should.
 
 Functions that a person calls (``redis_ping``, ``redis_ready``, ``health``) set the exit code of the command
 themselves: over salt-ssh an exception of a bare function ends in ``KeyError: 'ret'`` and the reason is lost.
-The functions that states and other modules call (``redis_checks``, ``site_health``, ...) only return data.
+The functions that states and other modules call (``redis_checks``, ``redis_answer``) only return data.
 """
 
-import contextlib
-import http.client
-import io
-import json
-import os
-import re
 import socket
-import ssl
-import time
 
 from salt.exceptions import CommandExecutionError
-
-SITES = "/etc/goldenpath/sites"
-FRONT = ("127.0.0.1", 443)
-_LONGEST_BODY = 64 * 1024
-
-
-class _Fault(Exception):
-    """
-    A site could not be asked, or answered wrong, or an argument makes no sense: the reason as part of a sentence,
-    and the command that an operator types next.
-    """
-
-    def __init__(self, reason, hint):
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
 
 
 def _host_id():
@@ -66,41 +42,14 @@ def _apply_again(sls="redis"):
 
 
 def _seconds(value):
+    """
+    A time-out, or ``None`` for what makes no sense as one.
+    """
     try:
         seconds = float(value)
-        if isinstance(value, bool) or not 0 < seconds <= 60:
-            raise ValueError
     except (TypeError, ValueError):
-        raise _Fault(f"timeout must be a number of seconds up to 60, not {value!r}", "leave timeout out") from None
-    return seconds
-
-
-def _shown(data, length=60):
-    """
-    The first line of what somebody answered, safe to print.
-    """
-    text = data.decode("latin-1") if isinstance(data, bytes) else str(data)
-    line = "".join(c if c.isascii() and c.isprintable() else "?" for c in (text.splitlines() or [""])[0])
-    return repr(line if len(line) <= length else line[:length] + "...")
-
-
-def _facts():
-    """
-    What is known of the host's sites: from the pillar, or, where a function is called alone over salt-ssh
-    and the pillar is empty, from the files that provisioning left on the host.
-    """
-    sites = __pillar__.get("sites")
-    if isinstance(sites, dict) and sites:
-        return sites
-    sites = {}
-    with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(SITES)):
-            slug, extension = os.path.splitext(name)
-            with contextlib.suppress(OSError, ValueError), open(os.path.join(SITES, name)) as file:
-                facts = json.load(file)
-                if extension == ".json" and isinstance(facts, dict):
-                    sites[slug] = facts
-    return sites
+        return None
+    return seconds if not isinstance(value, bool) and 0 < seconds <= 60 else None
 
 
 # --- Redis -------------------------------------------------------------------------------------------------
@@ -124,15 +73,14 @@ def redis_ping(timeout=2, ready=False):
 
         salt-ssh web1 goldenpath.redis_ping
     """
-    try:
-        timeout = _seconds(timeout)
-    except _Fault as fault:
-        answer = f"Redis on {_host_id()} was not asked: {fault.reason}. Try: {fault.hint}"
+    seconds = _seconds(timeout)
+    if seconds is None:
+        why = f"timeout must be a number of seconds up to 60, not {timeout!r}"
+        answer = f"Redis on {_host_id()} was not asked: {why}. Try: leave timeout out"
+    elif ready:
+        answer = "\n".join(__salt__["redis_gate.failed"](redis_checks(seconds))) or "PONG"
     else:
-        if ready:
-            answer = "\n".join(__salt__["redis_gate.failed"](redis_checks(timeout))) or "PONG"
-        else:
-            answer = redis_answer(timeout)
+        answer = redis_answer(seconds)
     if answer != "PONG":
         __context__["retcode"] = 1
     return answer
@@ -216,232 +164,10 @@ def redis_ready():
     )
 
 
-# --- Health of a site --------------------------------------------------------------------------------------
+# --- Health of a site, and its backups: the engine's -------------------------------------------------------
 
 
-class _Bytes:
-    """
-    What http.client's parser wants of a socket, over bytes that are already read.
-    """
-
-    def __init__(self, data):
-        self._data = data
-
-    def makefile(self, *_args, **_kwargs):
-        return io.BytesIO(self._data)
-
-
-def _parse(data):
-    """
-    Status, headers and body of an HTTP answer; ``None`` while it is incomplete.
-    """
-    if b"\r\n\r\n" not in data:
-        return None
-    response = http.client.HTTPResponse(_Bytes(data), method="GET")
-    response.begin()
-    try:
-        body = response.read(_LONGEST_BODY)
-    except http.client.IncompleteRead as exc:
-        if len(data) <= _LONGEST_BODY:
-            raise
-        body = exc.partial  # a long page, of which only the beginning was read
-    return response.status, response.headers, body
-
-
-def _complete(data):
-    """
-    Whether an answer with a Content-Length is whole, for servers that keep the connection open all the same.
-    """
-    head, found, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"\r\ncontent-length:[ \t]*(\d+)", head, re.IGNORECASE)
-    return bool(found and length and len(body) >= int(length[1]))
-
-
-def _get(place, connect, request, timeout):
-    """
-    One HTTP exchange under one deadline. Redirects are told and not followed.
-    """
-    end = time.monotonic() + timeout
-
-    def left():
-        if (seconds := end - time.monotonic()) <= 0:
-            raise TimeoutError
-        return seconds
-
-    data = b""
-    try:
-        with connect(left()) as connection:
-            connection.settimeout(left())
-            connection.sendall(request)
-            while len(data) <= _LONGEST_BODY and not _complete(data):
-                connection.settimeout(left())
-                received = connection.recv(65536)
-                if not received:
-                    break
-                data += received
-        answer = _parse(data)
-    except TimeoutError:
-        raise _Fault(f"no answer from {place} within {timeout:g} s", "") from None
-    except FileNotFoundError:
-        raise _Fault(f"there is no socket at {place}", "") from None
-    except ConnectionRefusedError:
-        raise _Fault(f"connection refused on {place}", "") from None
-    except ssl.SSLCertVerificationError as exc:
-        raise _Fault(f"the certificate of {place} is not valid: {exc.verify_message}", "") from None
-    except ssl.SSLError as exc:
-        raise _Fault(f"TLS with {place} failed: {exc.reason or exc}", "") from None
-    except OSError as exc:
-        raise _Fault(f"{exc.strerror or exc} on {place}", "") from None
-    except http.client.HTTPException:
-        raise _Fault(f"{place} did not answer in HTTP: {_shown(data)}", "") from None
-    if answer is None:
-        raise _Fault(
-            f"{place} did not answer in HTTP: {_shown(data)}" if data
-            else f"{place} closed the connection without an answer",
-            "",
-        )  # fmt: skip
-    return answer
-
-
-def _judge(code, headers, body, path, domain):
-    """
-    The health contract: (status, message, parsed body).
-    """
-    try:
-        parsed = json.loads(body)
-    except ValueError:
-        parsed = None
-    said = parsed.get("status") if isinstance(parsed, dict) else None
-    if 300 <= code < 400:
-        place = headers.get("Location", "")
-        # A redirect to the same path by https is SECURE_SSL_REDIRECT that does not see the proxy's header.
-        if place.startswith(f"https://{domain}") and place.split(domain, 1)[1].split("?")[0] == path:
-            why = "does the site ignore X-Forwarded-Proto (SECURE_PROXY_SSL_HEADER)?"
-        elif re.sub(r"^https?://[^/]*", "", place).split("?")[0] == path + "/":
-            why = f"is the health path {path}/?"
-        else:
-            why = "the health path must answer by itself"
-        return "broken", f"{path} redirects ({code}) to {_shown(place, 100)}: {why}", parsed
-    if not isinstance(said, str):
-        if 200 <= code < 300:
-            return "ok", f"{path} answered {code}", parsed
-        if code == 400:
-            return "broken", f"{path} answered 400: is {domain} in ALLOWED_HOSTS?", parsed
-        status = "unhealthy" if code >= 500 else "broken"
-        return status, f"{path} answered {code}", parsed
-    if said in ("ok", "degraded") and code == 200:
-        return said, f"{path} answered {code}, {said}", parsed
-    detail = _shown(json.dumps(parsed), 300)
-    if said == "unhealthy" and code == 503:
-        return said, f"{path} answered 503, unhealthy: {detail}", parsed
-    right = {"ok": "200", "degraded": "200", "unhealthy": "503"}.get(said)
-    if right:
-        return "broken", f"{path} answered {code} with status {said}, which must be {right}", parsed
-    return (
-        "broken",
-        f"{path} answered {code} with a status that is not ok, degraded or unhealthy: {detail}",
-        parsed,
-    )
-
-
-def site_health(slug, site=None, path=None, via="socket", socket=None, timeout=5):
-    """
-    Ask a site for its health, for states and other modules: the exit code of the command stays as it is.
-
-    slug (str)
-        The site's name on this host.
-    site (dict)
-        What is known of it (``domains``, ``health``, ``tls``); left out, from the pillar or from
-        ``/etc/goldenpath/sites/<slug>.json``.
-    path (str)
-        Path to ask instead of the site's own health path.
-    via (str)
-        ``socket``: the live release's Unix socket. ``front``: HTTPS through Caddy on this host.
-    socket (str)
-        Another Unix socket, such as that of a release which is not live yet.
-    timeout (float)
-        Seconds for the whole exchange, up to 60.
-
-    Returns a dictionary: ``site``, ``status`` (``ok``, ``degraded``, ``unhealthy``; ``broken`` for an answer
-    against the contract, ``unreachable`` for none), ``code``, ``message`` (the reason, as part of a sentence),
-    ``hint`` (the next command), ``body`` (parsed JSON of up to 4 KB) and, where the body has it, ``git_sha``.
-    Raises nothing.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 goldenpath.site_health acme-kitchens via=front
-    """
-    ret = {"site": slug, "status": "unreachable", "code": None, "message": "", "body": None}
-    unit = "caddy" if via == "front" else f"'sum-{slug}-gunicorn*'"
-    ret["hint"] = f"journalctl -u {unit} -n 50"
-    try:
-        if site is None:
-            site = _facts().get(slug)
-        if not site or not site.get("domains"):
-            raise _Fault("the host knows no such site", _apply_again("site"))
-        if via not in ("socket", "front"):
-            raise _Fault(f"via must be socket or front, not {via!r}", "")
-        timeout = _seconds(timeout)
-        domain, path = site["domains"][0], path or site.get("health") or "/health/"
-        if not re.fullmatch(r"/[!-~]*", path):
-            raise _Fault(f"{_shown(path)} is no path", "")
-        code, headers, body = _get(*_way(slug, site, via, socket, domain, path), timeout)
-        ret["code"] = code
-        ret["status"], ret["message"], parsed = _judge(code, headers, body, path, domain)
-        if parsed is not None and len(body) <= 4096:
-            ret["body"] = parsed
-        if isinstance(parsed, dict) and isinstance(parsed.get("git_sha"), str):
-            ret["git_sha"] = parsed["git_sha"]
-    except _Fault as fault:
-        ret["message"] = fault.reason
-        ret["hint"] = fault.hint or ret["hint"]
-    return ret
-
-
-def _way(slug, site, via, path_of_socket, domain, path):
-    """
-    The name of the place for messages, how to connect to it, and what to send.
-    """
-    request = (
-        f"GET {path} HTTP/1.1\r\nHost: {domain}\r\nConnection: close\r\nAccept: application/json, */*\r\n"
-        "User-Agent: goldenpath-health\r\n"
-    )
-    if via == "front":
-        context = ssl.create_default_context()
-        if site.get("tls") == "internal":  # signed by Caddy's own authority, which nobody else knows
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-
-        def connect(seconds):
-            plain = socket.create_connection(FRONT, timeout=seconds)
-            try:
-                return context.wrap_socket(plain, server_hostname=domain)
-            except BaseException:
-                plain.close()
-                raise
-
-        return f"https://{domain}", connect, (request + "\r\n").encode()
-
-    place = path_of_socket or f"/srv/sum/{slug}/current/gunicorn.sock"
-
-    def connect(seconds):
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.settimeout(seconds)
-            connection.connect(place)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    # As Caddy asks: gunicorn behind it answers nothing else the way a visitor sees it.
-    request += "X-Forwarded-Proto: https\r\nX-Forwarded-For: 127.0.0.1\r\n"
-    return place, connect, (request + "\r\n").encode()
-
-
-def health(site, path=None, via="socket", socket=None, timeout=5):
+def health(site, path=None, via="socket", timeout=5):
     """
     Ask a site for its health, for a person.
 
@@ -451,13 +177,13 @@ def health(site, path=None, via="socket", socket=None, timeout=5):
         Path to ask instead of the site's own health path.
     via (str)
         ``socket``: the live release's Unix socket. ``front``: HTTPS through Caddy on this host.
-    socket (str)
-        Another Unix socket, such as that of a release which is not live yet.
     timeout (float)
         Seconds for the whole exchange, up to 60.
 
-    Returns what ``site_health`` returns, with one sentence as ``message``; unless the status is ``ok`` or
-    ``degraded`` the command exits non-zero. Raises nothing.
+    Returns a dictionary: ``site``, ``status`` (``ok``, ``degraded``, ``unhealthy``; ``broken`` for an answer
+    against the contract, ``unreachable`` for none), ``code``, ``message`` (one sentence), ``body`` (parsed JSON of up
+    to 4 KB) and, where the body has it, ``git_sha``. Unless the status is ``ok`` or ``degraded`` the command exits
+    non-zero. Raises nothing.
 
     CLI Example:
 
@@ -465,7 +191,14 @@ def health(site, path=None, via="socket", socket=None, timeout=5):
 
         salt-ssh web1 goldenpath.health acme-kitchens
     """
-    ret = site_health(site, path=path, via=via, socket=socket, timeout=timeout)
+    request = {"front": via == "front", "path": path, "timeout": timeout}
+    try:
+        if via not in ("socket", "front"):
+            raise CommandExecutionError(f"via must be socket or front, not {via!r}. Try: leave via out")
+        ret = __salt__["engine.call"]("call", "health", str(site), request=request)
+    except CommandExecutionError as exc:
+        __context__["retcode"] = 1
+        return {"site": site, "status": "unreachable", "code": None, "message": str(exc), "body": None}
     hint = ret.pop("hint")
     ret["message"] = f"{site} on {_host_id()} is {ret['status']}: {ret['message']}."
     if ret["status"] not in ("ok", "degraded"):

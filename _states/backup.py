@@ -2,6 +2,8 @@
 Backups as states: a thin layer over ``backup`` the execution module.
 """
 
+import os
+
 from salt.exceptions import CommandExecutionError
 
 
@@ -70,7 +72,7 @@ def restored(name, snapshot=None, confirm=None, who="unknown", wait=0):
                 f"{__grains__['id']} has no site {name}. Try: name it under `sites:` in pillar/hosts"
             )
         plan = __salt__["backup.plan"](name, snapshot, wait)
-        before = __salt__["release_units.live"](name)
+        before = os.path.islink(f"/srv/sum/{name}/current")
         first = (
             "" if before else f" The release {plan['sha'][:8] if plan['sha'] else site['ref']} would be deployed first."
         )

@@ -141,7 +141,7 @@ def retired(name, sites):
             - sites: [acme-kitchens]
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "No other site runs here"}
-    gone = __salt__["release_units.strangers"](sites)
+    gone = __salt__["release.strangers"](sites)
     if not gone:
         return ret
     ret["comment"] = "\n".join(
@@ -152,7 +152,7 @@ def retired(name, sites):
     if __opts__["test"]:
         ret.update(result=None, changes={slug: {"old": "running", "new": "stopped"} for slug in gone})
         return ret
-    ret["changes"] = {slug: {"old": __salt__["release_units.retire"](slug), "new": []} for slug in gone}
+    ret["changes"] = {slug: {"old": __salt__["release.retire"](slug), "new": []} for slug in gone}
     return ret
 
 

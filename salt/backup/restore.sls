@@ -1,6 +1,9 @@
 # Managed by Golden Path. What a restore does on one host. Applied by salt/restore.sls.
 {%- set request = pillar.get("goldenpath_deploy", {}) %}
 
+include:
+  - host
+
 {%- for slug in pillar.sites if slug == request.get("site") %}
 
 restore-{{ slug }}:

@@ -1,13 +1,8 @@
 # Managed by Golden Path. The engine, which operates the sites of this host, and its command: goldenpath --help.
-include:
-  - base
-
 host-engine:
   engine.installed:
     - name: engine
     - source: salt://host/files/lib/goldenpath
-    - require:
-        - file: base-state-directory
 
 {%- for name in ("goldenpath", "backup", "alert") %}
 

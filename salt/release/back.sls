@@ -1,6 +1,10 @@
 # Managed by Golden Path. What a rollback does on one host. Applied by salt/rollback.sls.
 {%- set request = pillar.get("goldenpath_deploy", {}) %}
 
+# Brought along, and not required: what fails to be installed must not stop a way back.
+include:
+  - host
+
 {%- for slug in pillar.sites if request.get("site") in (none, slug) %}
 
 rollback-{{ slug }}:

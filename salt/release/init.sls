@@ -1,17 +1,8 @@
 # Managed by Golden Path. What a deploy does on one host, in one round trip. Applied by salt/deploy.sls.
 {%- set request = pillar.get("goldenpath_deploy", {}) %}
 
-release-redis-ping:
-  goldenpath.redis_ping:
-    - name: 127.0.0.1
-    - failhard: True
-
-release-redis-ready:
-  goldenpath.redis_ready:
-    - name: redis
-    - failhard: True
-    - require:
-        - goldenpath: release-redis-ping
+include:
+  - host
 
 {%- for slug in pillar.sites if request.get("site") in (none, slug) %}
 
@@ -22,5 +13,5 @@ release-{{ slug }}:
     - who: {{ request.get("who", "unknown") | tojson }}
     - wait: {{ request.get("wait", 0) | tojson }}
     - require:
-        - goldenpath: release-redis-ready
+        - file: host-command-goldenpath
 {%- endfor %}

@@ -1,6 +1,7 @@
 # Managed by Golden Path. Per site: what runs its live release, in one sandbox.
 include:
   - base
+  - host
   - redis
   - postgres
   - site
@@ -27,6 +28,8 @@ site-retired:
   release.retired:
     - name: sites
     - sites: {{ pillar.sites | list | tojson }}
+    - require:
+        - file: host-command-goldenpath
 
 {%- for slug, site in pillar.sites.items() %}
 {%- set user = "sum-" ~ slug %}
@@ -59,6 +62,7 @@ site-live-{{ slug }}:
         - goldenpath: redis-pong
         - site_database: postgres-database-{{ slug }}
         - module: site-reload
+        - file: host-command-goldenpath
     - watch:
         - site_env: site-env-{{ slug }}
         - file: site-sandbox

@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import ROOT, SLUG, World
 
-PROGRAM = "/opt/goldenpath/backup"
+PROGRAM = "/opt/goldenpath/goldenpath"
 CANARY = "canary-7d1f0c5e2b"
 REPOSITORY = "/var/backups/goldenpath/restic"
 JOURNAL = f"/var/lib/goldenpath/backup/{SLUG}.restore"
@@ -33,12 +33,13 @@ FINGERPRINT = (
 FAULTY = """#!/usr/bin/python3 -I
 import os, signal, sys
 sys.dont_write_bytecode = True
-sys.path.insert(0, "/opt/goldenpath/lib")
-from goldenpath_backup import backup, cli, common, database, drill, repository, restore
+sys.path.insert(0, os.path.realpath("/opt/goldenpath/engine/current"))
+from goldenpath import backup, cli, drill, env, errors, files, health, jobs, manage, postgres, process, repository, restore
+from goldenpath import site, units
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 def fail(*_, **__):
-    raise common.Failed("made to fail. Try: nothing")
+    raise errors.Failed("made to fail. Try: nothing")
 def after(module, name, act, turn=1):
     real, calls = getattr(module, name), []
     def wrapped(*args, **options):
@@ -148,7 +149,7 @@ def site(bookworm):
     failed = {key: state for key, state in bookworm.apply().items() if state[0] is not True}
     assert not failed, failed
     fill(bookworm, 2000, 60)
-    status, answer = program(bookworm, "run")
+    status, answer = program(bookworm, "backup")
     assert status == 0, answer
     yield bookworm
     listener.server.shutdown()
@@ -207,17 +208,17 @@ def test_jobs_tell_that_they_went_well(site):
 
 
 def test_two_at_once_wait_for_each_other(site):
-    done = site.sh(f"{PROGRAM} run >/dev/null 2>&1 & {PROGRAM} run >/dev/null 2>&1; wait $! && echo both")
+    done = site.sh(f"{PROGRAM} backup >/dev/null 2>&1 & {PROGRAM} backup >/dev/null 2>&1; wait $! && echo both")
     assert done == "both"
-    path = faulty(site, "cli.BUSY = 0\nbackup.run = lambda *_: __import__('time').sleep(3)")
-    answer = site.sh(f"{path} run >/dev/null & sleep 1; {PROGRAM} run --wait 0 2>&1; wait $!", check=False)
+    path = faulty(site, "jobs.BUSY = 0\nbackup.run = lambda *_: __import__('time').sleep(3)")
+    answer = site.sh(f"{path} backup >/dev/null & sleep 1; {PROGRAM} backup --wait 0 2>&1; wait $!", check=False)
     site.sh("rm /opt/goldenpath/faulty")
     assert "is busy with a backup since" in answer
 
 
 def test_not_during_a_release(site):
     path = faulty(site, "backup.DEPLOY_WAIT = 1")
-    answer = site.sh(f"flock {ROOT}/deploy.lock sleep 4 & sleep 0.3; {path} run 2>&1; wait", check=False)
+    answer = site.sh(f"flock {ROOT}/deploy.lock sleep 4 & sleep 0.3; {path} backup 2>&1; wait", check=False)
     site.sh("rm /opt/goldenpath/faulty")
     assert f"{SLUG} on {site.name} is held by" in answer
 
@@ -227,7 +228,7 @@ def test_no_secret_is_to_be_seen(site):
     watch = (
         "for n in $(seq 400); do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.01; done "
         "> /tmp/seen & "
-        f"{PROGRAM} run >/tmp/said 2>&1; {PROGRAM} drill >>/tmp/said 2>&1; kill $!; wait; cat /tmp/said"
+        f"{PROGRAM} backup >/tmp/said 2>&1; {PROGRAM} drill >>/tmp/said 2>&1; kill $!; wait; cat /tmp/said"
     )
     said = site.sh(watch, check=False)
     password = site.sh("cat /etc/goldenpath/restic-password")
@@ -351,13 +352,13 @@ def test_postgres_restarted_in_the_middle(unharmed):
     told = heard(unharmed, "backup", after=f"timeout 20 sh -c '{begun}'; systemctl restart 'postgresql@*-main.service'")
     assert f"The backup of {SLUG} on {unharmed.name} failed: pg_dump of" in told
     unharmed.sh("rm /usr/local/bin/pg_dump")
-    assert program(unharmed, "run")[0] == 0
+    assert program(unharmed, "backup")[0] == 0
 
 
 def test_who_holds_a_table_does_not_hold_a_backup_for_ever(unharmed):
-    path = faulty(unharmed, "database.LOCK_WAIT = '1s'")
+    path = faulty(unharmed, "postgres.LOCK_WAIT = '1s'")
     unharmed.sh(HOLD)
-    status, answer = program(unharmed, "run", path=path)
+    status, answer = program(unharmed, "backup", path=path)
     unharmed.sh(
         "cd /; runuser -u postgres -- psql -qAtc "
         "\"select pg_terminate_backend(pid) from pg_stat_activity where query ~ '^begin; lock'\""
@@ -380,7 +381,7 @@ def test_a_stale_lock_heals(unharmed):
 def test_far_less_than_last_time_is_refused(unharmed):
     unharmed.sh(f"mv {ROOT}/media/fill {ROOT}/fill")
     try:
-        status, answer = program(unharmed, "run")
+        status, answer = program(unharmed, "backup")
         assert status == 1 and "less than half of what was there at the last backup (60 and now 0)" in answer
     finally:
         unharmed.sh(f"mv {ROOT}/fill {ROOT}/media/fill")
@@ -398,29 +399,29 @@ DOCTORED = {
 def _doctored(world, argument, more=""):
     return faulty(
         world,
-        "real = database.run\n"
-        f"database.run = lambda argv, **o: real([*argv, {argument}] if argv[0] == 'pg_dump' else argv, **o)\n"
-        "database.verify = lambda *_: None\n" + more,
+        "real = process.run\n"
+        f"process.run = lambda argv, *a, **o: real([*argv, {argument}] if argv[0] == postgres.DUMP else argv, *a, **o)\n"
+        "postgres.verify = lambda *_: None\n" + more,
     )
 
 
 @pytest.mark.parametrize("name", DOCTORED)
 def test_the_drill_goes_red(unharmed, name):
     argument, sentence = DOCTORED[name]
-    status, answer = program(unharmed, "run", path=_doctored(unharmed, argument))
+    status, answer = program(unharmed, "backup", path=_doctored(unharmed, argument))
     assert status == 0, answer
     assert sentence in heard(unharmed, "drill")
     assert json.loads(unharmed.sh(f"cat /var/lib/goldenpath/backup/{SLUG}.json"))["drill"]["verdict"] == "bad"
-    assert program(unharmed, "run")[0] == program(unharmed, "drill")[0] == 0
+    assert program(unharmed, "backup")[0] == program(unharmed, "drill")[0] == 0
 
 
 def test_the_drill_goes_red_for_another_site(unharmed):
     other = (
-        "write = common.write\n"
-        "common.write = lambda path, data, **o: "
+        "write = files.write_json\n"
+        "files.write_json = lambda path, data, **o: "
         "write(path, {**data, 'site': 'other'} if path.endswith('manifest.json') else data, **o)\n"
     )
-    assert program(unharmed, "run", path=faulty(unharmed, other))[0] == 0
+    assert program(unharmed, "backup", path=faulty(unharmed, other))[0] == 0
     assert f"the snapshot is of other and not of {SLUG}" in heard(unharmed, "drill")
     # The dump of another database under this site's name.
     unharmed.sh(f"runuser -u postgres -- createdb -O sum-{SLUG} other")
@@ -428,20 +429,21 @@ def test_the_drill_goes_red_for_another_site(unharmed):
     more = (
         "def own(word):\n"
         f"    return word == 'sum-{SLUG}' or word.startswith('--snapshot')\n"
-        "doctored = database.run\n"
-        "database.run = lambda argv, **o: doctored([w for w in argv if argv[0] != 'pg_dump' or not own(w)], **o)\n"
+        "doctored = process.run\n"
+        "process.run = lambda argv, *a, **o: "
+        "doctored([w for w in argv if argv[0] != postgres.DUMP or not own(w)], *a, **o)\n"
     )
     try:
-        status, answer = program(unharmed, "run", "--accept-smaller", path=_doctored(unharmed, "'other'", more))
+        status, answer = program(unharmed, "backup", "--accept-smaller", path=_doctored(unharmed, "'other'", more))
         assert status == 0, answer
         assert "is missing" in heard(unharmed, "drill")
     finally:
         unharmed.sh("runuser -u postgres -- dropdb other")
-    assert program(unharmed, "run", "--accept-smaller")[0] == program(unharmed, "drill")[0] == 0
+    assert program(unharmed, "backup", "--accept-smaller")[0] == program(unharmed, "drill")[0] == 0
 
 
 @pytest.mark.parametrize(
-    "point", ["repository, 'fetch'", "database, 'create'", "database, 'restore'", "common, 'manage'"]
+    "point", ["repository, 'fetch'", "postgres, 'create'", "postgres, 'restore'", "manage, 'against'"]
 )
 def test_a_killed_drill_cleans_up_next_time(unharmed, point):
     path = faulty(unharmed, f"after({point}, die)")
@@ -465,10 +467,10 @@ def test_without_confirmation_nothing_happens(unharmed):
 KILLS = {
     "fetch": "after(repository, 'fetch', die)",
     "loaded": "after(drill, 'load', die)",
-    "maintenance": "after(restore, '_maintenance', die)",
-    "stopped": "after(restore, '_stop', die)",
-    "safety dump": "after(database, 'verify', die)",
-    "swapped": "after(database, 'swap', die)",
+    "maintenance": "after(site.Site, 'maintenance_on', die)",
+    "stopped": "after(units, 'halt', die)",
+    "safety dump": "after(postgres, 'verify', die)",
+    "swapped": "after(postgres, 'swap', die)",
     "media away": (
         "real = os.rename\n"
         "def rename(one, two):\n"
@@ -476,9 +478,9 @@ KILLS = {
         "    if two.endswith('/media.old'): die()\n"
         "restore.os.rename = rename"
     ),
-    "key": "after(restore, '_set_key', die)",
+    "key": "after(env, 'with_value', die)",
     "exchanged": "after(restore, '_exchange', die)",
-    "started": "after(restore, '_start', die)",
+    "started": "after(units, 'resume', die)",
     "proven": "after(restore.os, 'sync', die)",
 }
 
@@ -518,8 +520,8 @@ def test_a_killed_restore_heals_by_itself(unharmed, point):
 def test_a_killed_heal_is_healed(unharmed):
     """Whichever of the two is first, the end of the restore's unit or the unit that watches."""
     fault = (
-        "if sys.argv[1] == 'heal':\n"
-        "    after(database, 'swap', lambda: (open('/run/healing', 'w').close(), die()))\n"
+        "if 'heal' in sys.argv:\n"
+        "    after(postgres, 'swap', lambda: (open('/run/healing', 'w').close(), die()))\n"
         "else:\n"
         "    after(restore, '_exchange', die)"
     )
@@ -578,7 +580,7 @@ def test_extensions_with_tables_of_their_own(unharmed):
     unharmed.sh(f"{sql} 'alter database \"sum-{SLUG}\" set jit = 0'")
     unharmed.sh(f"cd /; {SITE} psql -q -d sum-{SLUG} -c 'create extension hstore'")
     try:
-        for job in ("run", "drill"):
+        for job in ("backup", "drill"):
             status, answer = program(unharmed, job)
             assert status == 0, answer
         # The deploy's dumps come back as well.
@@ -592,14 +594,14 @@ def test_extensions_with_tables_of_their_own(unharmed):
     finally:
         unharmed.sh(f"{sql} 'drop owned by reader; drop role reader; alter database \"sum-{SLUG}\" reset all'")
         unharmed.sh(f"{sql} 'drop extension if exists geo, hstore'; rm {folder}/geo*")
-    assert program(unharmed, "run")[0] == 0
+    assert program(unharmed, "backup")[0] == 0
 
 
 def test_a_restored_site_that_is_not_healthy_is_put_back(unharmed):
     # Nor does who holds a table keep the safety dump waiting.
     unharmed.sh(HOLD)
     began = time.monotonic()
-    answer = _killed_restore(unharmed, "before(restore, '_prove', fail)")
+    answer = _killed_restore(unharmed, "before(health, 'prove', fail)")
     assert time.monotonic() - began < 60
     assert "made to fail" in answer and "are back as they were before" in answer
 
@@ -607,7 +609,7 @@ def test_a_restored_site_that_is_not_healthy_is_put_back(unharmed):
 def test_postgres_gone_in_the_middle_of_a_restore(unharmed):
     fault = "after(restore, '_exchange', lambda: (os.system('systemctl stop \"postgresql@*.service\"'), fail()))"
     # Somebody hears that it cannot be healed, while it goes on trying.
-    fault = f"cli.PATIENCE = 2\n{fault}"
+    fault = f"jobs.PATIENCE = 2\n{fault}"
     unharmed.host.write(
         "/run/systemd/system/goldenpath-heal.service.d/faulty.conf",
         "[Service]\nExecStart=\nExecStart=/opt/goldenpath/faulty heal\n",
@@ -652,7 +654,7 @@ def test_rows_that_belong_together_stay_together(site):
     site.host.write("/root/writer", writer)
     status = site.sh(
         "sh /root/appender & A=$!; sh /root/writer & B=$!; sleep 0.5; "
-        f"{PROGRAM} run >/dev/null 2>&1; echo $?; kill $A $B; wait",
+        f"{PROGRAM} backup >/dev/null 2>&1; echo $?; kill $A $B; wait",
         check=False,
     )
     assert status == "0" and program(site, "drill")[0] == 0
@@ -727,7 +729,7 @@ def test_a_failed_unit_of_the_site_is_heard(site):
 def test_all_is_lost_and_comes_back_also_on_a_fresh_host(site, lab, tmp_path):
     """50,000 rows and 500 files; then through an sftp repository on a third host onto a second, bare one."""
     fill(site, 50000, 440)
-    assert program(site, "run")[0] == 0
+    assert program(site, "backup")[0] == 0
     # The worker's own heartbeat row goes on beating.
     before = site.sh(FINGERPRINT)
     site.sh(
@@ -751,7 +753,7 @@ def test_all_is_lost_and_comes_back_also_on_a_fresh_host(site, lab, tmp_path):
         )
         site.write_pillar()
         site.apply("backup")
-        status, answer = program(site, "run")
+        status, answer = program(site, "backup")
         assert status == 0, answer
         before = site.sh(FINGERPRINT)
         key = site.sh(f"grep ^DJANGO_SECRET_KEY= {ROOT}/.env")
@@ -763,7 +765,7 @@ def test_all_is_lost_and_comes_back_also_on_a_fresh_host(site, lab, tmp_path):
         failed = {name: state for name, state in fresh.apply().items() if state[0] is not True}
         assert not failed, failed
         # Nothing is there yet that a nightly job could put before what the dead host left.
-        assert program(fresh, "run") == (0, {SLUG: {"skipped": "it has no live release"}})
+        assert program(fresh, "backup") == (0, {SLUG: {"skipped": "it has no live release"}})
         status, output = fresh.deploy("restore", target=fresh.name, site=SLUG, confirm=SLUG)
         assert status == 0, output
         assert fresh.sh(FINGERPRINT) == before
@@ -771,7 +773,7 @@ def test_all_is_lost_and_comes_back_also_on_a_fresh_host(site, lab, tmp_path):
         assert fresh.sh(f"grep ^DJANGO_SECRET_KEY= {ROOT}/.env") == key
         assert all(state[0] is True and not state[1] for state in fresh.apply().values())
         assert fresh.sh(f"find {ROOT}/media ! -user sum-{SLUG}") == ""
-        assert program(fresh, "run")[0] == 0
+        assert program(fresh, "backup")[0] == 0
     finally:
         for name in names:
             if name in [host.name for host in lab.hosts()]:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from . import PROTOCOL, VERSION, alert, health, history, host, jobs, text, watch
+from . import PROTOCOL, VERSION, alert, health, host, jobs, launch, release, rollback, settle, text, units, watch
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -27,19 +27,82 @@ def _health(arguments):
 
 
 def _releases(arguments):
-    site = sites.load(arguments.site)
-    return {"live": site.current, "good": history.good(site), "history": history.read(site, 10)}
+    found = sites.every() if arguments.site is None else [sites.load(arguments.site)]
+    return {site.slug: release.report(site, arguments.limit) for site in found}
 
 
 def _maintenance(arguments):
-    site = sites.load(arguments.site)
+    who = _page(sites.load(arguments.site), {"on": True, "off": False}.get(arguments.switch))
+    return {"site": arguments.site, "maintenance": bool(who), "by": who or None}
+
+
+def _rollback(arguments):
+    """By plain ssh, at night: the last good release, or the one that is named."""
+    request = {"release": arguments.release, "who": _who(), "restore_database": arguments.restore_database}
+    done = launch.run("rollback", arguments.site, request, arguments.wait)
+    return {key: done[key] for key in ("release", "ref", "before", "moved", "notes", "seconds")}
+
+
+def _who():
+    return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'root'}@{host.name()}"
+
+
+# What runs as a unit: with the request of a façade, or of a verb above.
+
+
+def _site(request, slug):
+    site = sites.load(slug, request.get("pillar"))
+    if request.get("pillar"):
+        site.remember()
+    return site
+
+
+def _picked(request, *names):
+    return {name: request[name] for name in names if name in request}
+
+
+_PERFORMED = {
+    "deploy": lambda slug, asked: release.deploy(_site(asked, slug), **_picked(asked, "ref", "who", "wait")),
+    "rollback": lambda slug, asked: rollback.rollback(
+        _site(asked, slug), **_picked(asked, "release", "who", "wait", "restore_database")
+    ),
+}
+
+
+def _perform(arguments):
+    """Inside the unit. Returns an exit status."""
+    work = _PERFORMED[arguments.what]
+    return launch.perform(lambda asked: work(arguments.site, asked), arguments.request, arguments.result)
+
+
+def _call(arguments):
+    """The façades' door: the request on standard input, the answer on standard output."""
+    asked = json.load(sys.stdin)
+    if arguments.what in _PERFORMED:
+        return launch.run(arguments.what, arguments.site, asked, asked.get("wait") or 0)
+    return _ANSWERED[arguments.what](_site(asked, arguments.site), asked)
+
+
+def _asked_health(site, asked):
+    return health.ask(site, **_picked(asked, "front", "path", "timeout"))
+
+
+_ANSWERED = {
+    "health": _asked_health,
+    "settle": lambda site, asked: settle.settle(site, asked.get("restart", False)),
+    "unsettled": lambda site, asked: settle.unsettled(site),
+    "retire": lambda site, asked: units.retire(site),
+    "maintenance": lambda site, asked: _page(site, asked.get("on")),
+}
+
+
+def _page(site, switch):
     site.provisioned()
-    if arguments.switch == "on":
+    if switch is True:
         site.maintenance_on(sites.OPERATOR)
-    elif arguments.switch == "off":
+    elif switch is False:
         site.maintenance_off(sites.OPERATOR)
-    who = site.maintenance()
-    return {"site": site.slug, "maintenance": bool(who), "by": who or None}
+    return site.maintenance()
 
 
 def _heal(arguments):
@@ -57,7 +120,8 @@ def _exchange(arguments):
 # The verb, its help, how its site is given, and its work.
 _VERBS = (
     ("health", "ask a site's live release, or its front door", None, _health),
-    ("releases", "what is live, and how it came to be", None, _releases),
+    ("releases", "what is live, and how it came to be", "?", _releases),
+    ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
     ("maintenance", "show, put up or take down the maintenance page", None, _maintenance),
     ("backup", "back up one site, or all", "?", lambda a: jobs.back_up(a.site, a.accept_smaller, a.wait)),
     ("drill", "prove that the newest snapshot can be restored", "?", lambda a: jobs.prove(a.site, a.snapshot, a.wait)),
@@ -84,8 +148,11 @@ def _parser():
         made[name].add_argument("site", nargs=site, metavar="SITE")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))
-    for name in ("backup", "drill", "check", "plan"):
-        default = 0 if name == "plan" else jobs.BUSY
+    made["releases"].add_argument("--limit", type=int, default=10, metavar="N", help="the last N records")
+    made["rollback"].add_argument("--release", metavar="ID")
+    made["rollback"].add_argument("--restore-database", action="store_true", help="with the dump from before, too")
+    for name in ("backup", "drill", "check", "plan", "rollback"):
+        default = 0 if name in ("plan", "rollback") else jobs.BUSY
         made[name].add_argument("--wait", type=int, default=default, metavar="SECONDS")
     for name in ("drill", "plan"):
         made[name].add_argument("--snapshot", metavar="ID")
@@ -96,6 +163,16 @@ def _parser():
     way.add_argument("--dump", metavar="FILE")
     way.add_argument("--settle", action="store_true")
     way.add_argument("--back", action="store_true")
+    # Not for people: the façades' door, and what runs inside a unit.
+    call = verbs.add_parser("call")
+    call.set_defaults(work=_call)
+    call.add_argument("what", choices=sorted({*_PERFORMED, *_ANSWERED}))
+    call.add_argument("site")
+    perform = verbs.add_parser("perform")
+    perform.add_argument("what", choices=sorted(_PERFORMED))
+    perform.add_argument("site")
+    perform.add_argument("--request", required=True)
+    perform.add_argument("--result", required=True)
     alerts = verbs.add_parser("alert", help="tell the pillar's targets that a unit failed")
     alerts.add_argument("unit", metavar="UNIT")
     return parser
@@ -113,6 +190,8 @@ def main(argv):
     # Tidied up after like any other end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.umask(0o077)
+    if arguments.verb == "perform":
+        return _perform(arguments)
     began = time.monotonic()
     try:
         os.makedirs(host.RUN, exist_ok=True)

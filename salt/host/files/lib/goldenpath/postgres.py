@@ -78,6 +78,15 @@ def applied(site):
     return sql("SELECT app || '.' || name FROM django_migrations ORDER BY id;", site.name, site.name, 15).splitlines()
 
 
+def size(site):
+    """The bytes of a site's database, as its own user is told. Raises Failed where Postgres does not let it in."""
+    try:
+        return int(sql(f"SELECT pg_database_size({literal(site.name)});", site.name, site.name, timeout=15))
+    except Failed as exc:
+        why = text.reason(str(exc).split(": ", 1)[1])
+        raise Failed(f"Postgres does not let {site.slug} in: {why}") from None
+
+
 def drop(name):
     """Drop a database that is not live, with whoever is connected to it."""
     if "." not in name:
@@ -104,15 +113,16 @@ def counts(site, name):
     return dict(json.loads(line) for line in sql(_COUNTS, name, site.name).splitlines())
 
 
-def dump(site, path):
+def dump(site, path, wait=None):
     """
     Dump the live database into a file, and count every table's rows in the very same snapshot.
 
+    wait: how long for somebody who holds a table.
     Uncompressed, so that restic finds what is unchanged since yesterday; it compresses itself.
     Returns {"tables": {table: rows}, "extensions": [name, …], "members": [table of an extension, …],
     "size": bytes of the database}.
     """
-    name = site.name
+    name, wait = site.name, wait or LOCK_WAIT
     # Whatever it holds, it cannot eat what Postgres and Redis need to go on writing.
     most = files.spare(os.path.dirname(path))
     argv = [PSQL, "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
@@ -123,7 +133,7 @@ def dump(site, path):
         try:
             session.stdin.write(
                 "SET idle_in_transaction_session_timeout = 0;\nSET statement_timeout = 0;\n"
-                f"SET lock_timeout = '{LOCK_WAIT}';\n"
+                f"SET lock_timeout = '{wait}';\n"
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n"
                 "SELECT pg_export_snapshot();\n"
                 "SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension "
@@ -146,7 +156,7 @@ def dump(site, path):
                 )
             code, output, _ = process.run(
                 [DUMP, "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
-                 f"--lock-wait-timeout={LOCK_WAIT}", "--dbname", name],
+                 f"--lock-wait-timeout={wait}", "--dbname", name],
                 user=name, stdout=path, most=most,
             )  # fmt: skip
             if code and os.path.getsize(path) >= most:
@@ -167,11 +177,11 @@ def dump(site, path):
             session.wait()
 
 
-def dumped(site, path):
+def dumped(site, path, wait=None):
     """Dump the live database, prove the dump, and give it its name only then. Returns what ``dump`` does."""
     partial = f"{path}.partial"
     try:
-        held = dump(site, partial)
+        held = dump(site, partial, wait)
         verify(site, partial, held)
         os.rename(partial, path)
     finally:

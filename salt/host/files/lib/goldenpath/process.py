@@ -58,6 +58,8 @@ def start(argv, user=None, env=None, cwd="/", **options):
     try:
         return subprocess.Popen(
             argv, cwd=cwd, env=environment(user, env), start_new_session=True, preexec_fn=_die_with_parent,
+            # What a site's programs make is read by Caddy, whatever the host's umask is; what root's make, by nobody.
+            umask=0o022 if user else 0o077,
             **identity(user), **options,
         )  # fmt: skip
     except OSError as exc:

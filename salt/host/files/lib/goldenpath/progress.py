@@ -23,10 +23,22 @@ def tell(slug, step, event, seconds=None):
     with contextlib.suppress(OSError):
         os.makedirs(host.RUN, mode=0o755, exist_ok=True)
         with open(_path(slug), "a", encoding="utf-8") as stream:
+            # The controller's other session may be no root's.
+            os.fchmod(stream.fileno(), 0o644)
             stream.write(json.dumps(line) + "\n")
 
 
 def clear(slug):
     """Forget what was noted before."""
-    with contextlib.suppress(OSError), open(_path(slug), "w", encoding="utf-8"):
-        pass
+    with contextlib.suppress(OSError), open(_path(slug), "w", encoding="utf-8") as stream:
+        os.fchmod(stream.fileno(), 0o644)
+
+
+@contextlib.contextmanager
+def shown(slug):
+    """What is told in here is a command's own, and the last of it is ``end``."""
+    clear(slug)
+    try:
+        yield
+    finally:
+        tell(slug, "", "end")

@@ -14,6 +14,8 @@ HISTORY = "releases.jsonl"
 OWED = "restart.owed"
 MAINTENANCE = "maintenance"
 OPERATOR, OURS = "operator", "deploy"
+# What a host may know of a site without a pillar.
+_REMEMBERED = ("domains", "health", "tls", "celery", "redis")
 
 
 class Site:
@@ -88,6 +90,16 @@ class Site:
             # A host that saw no state.apply of today: everything but what the tree itself sets.
             return [value for name, value in values.items() if not _is_plain(name)]
         return [value for name, value in values.items() if name == "DJANGO_SECRET_KEY" or name in named]
+
+    def remember(self):
+        """Write down what a run's pillar says, for a host that saw no state.apply of today: no secret, their names."""
+        path = f"{host.SITES}/{self.slug}.json"
+        known = files.read_json(path)
+        if "secrets" not in known:
+            told = {key: self.facts[key] for key in _REMEMBERED if key in self.facts}
+            files.write_json(
+                path, {**known, **told, "slug": self.slug, "secrets": sorted(self.facts["secrets"])}, 0o644
+            )
 
     # The maintenance page: Caddy shows it while the file is there; its text is who put it up.
 

@@ -1,0 +1,96 @@
+"""From a built release to the only one that serves, and back again where that fails."""
+
+import contextlib
+import os
+import time
+
+from . import files, health, manage, units
+from . import site as sites
+from .errors import Failed
+
+WORKER_SECONDS = 30
+
+
+def activate(run, release, sha, before, switched=lambda: None):
+    """Start, prove, switch, prove again at the front door, bring Celery along, drain. switched: called at once then."""
+    site = run.site
+    with run.step("start"):
+        # What starts the live release at boot: it finds the release through `current`.
+        units.enable([units.boot(site)])
+        units.start(site, release)
+    with run.step("prove"):
+        health.prove(site, release, since=run.began)
+    with run.step("switch"):
+        # A power cut must not leave a live release of empty files.
+        os.sync()
+        _switch(site, release)
+        switched()
+    with run.step("front door"):
+        health.front(site, sha)
+    with run.step("celery"):
+        units.systemctl("start", units.boot(site))
+        _celery(run, release)
+    # Last: until here going back is one rename.
+    with run.step("drain"):
+        units.stop(site, [other for other in units.running(site) if other != release])
+    files.remove(site.path(sites.OWED))
+
+
+def _switch(site, release):
+    """One atomic rename moves the site; the release before stays one link away."""
+    before = site.current
+    if before and before != release:
+        files.link(f"releases/{before}", site.path("previous"))
+    files.link(f"releases/{release}", site.path("current"))
+
+
+def _celery(run, release):
+    """Celery on the release that was just switched to: restarted warmly, and a task is really run by the new worker."""
+    site = run.site
+    since = units.restart_background(site)
+
+    def restarted():
+        units.await_background(site, since)
+        return str(units.main_pid(units.worker(site)))
+
+    if not site.celery["worker"]:
+        return
+    # What asks the worker is imported while the old one ends its tasks.
+    done = manage.program(
+        site, release, "celery_proof.py", site.facts["project"], site.slug, str(WORKER_SECONDS),
+        timeout=WORKER_SECONDS + 20, feed=restarted,
+    )  # fmt: skip
+    if done.code:
+        unit = units.worker(site)
+        why = (run.masked(done.output).strip().splitlines() or ["it said nothing"])[-1].rstrip(".")[:300]
+        raise Failed(
+            f"The new Celery worker runs no task: {why}. Try: journalctl -u {unit}",
+            run.masked(units.journal(unit, since)),
+        )
+    units.steady_background(site, since)
+
+
+def switch_back(run, before, release):
+    """Point at the old instance again, which is all that visitors need. Returns how it stands, in words."""
+    site = run.site
+    if before is None:
+        files.remove(site.path("current"))
+        units.disable(units.background(site))
+        units.stop(site, [release])
+        site.maintenance_on(sites.OURS)
+        return "There is no older release to go back to: visitors see the maintenance page"
+    # Where it was drained already it is started first; where it still runs this does nothing.
+    with contextlib.suppress(Failed):
+        units.start(site, before)
+    # Pages of the release that is left may still be open: its static files stay until the next deploy.
+    files.link(f"releases/{release}", site.path("previous"))
+    files.link(f"releases/{before}", site.path("current"))
+    with contextlib.suppress(Failed):
+        units.await_background(site, units.restart_background(site))
+    end = time.time() + health.ANSWER_SECONDS
+    while (answer := health.ask(site, before))["status"] == "unreachable" and time.time() < end:
+        time.sleep(0.2)
+    if answer["status"] == "unreachable":
+        site.maintenance_on(sites.OURS)
+        return f"Release {before} does not come back ({answer['message']}): visitors see the maintenance page"
+    return f"Release {before} serves again"

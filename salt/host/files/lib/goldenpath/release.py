@@ -1,0 +1,134 @@
+"""A deploy: one ref of a site is fetched, built, proven beside the old release, switched to, and proven again."""
+
+import glob
+import os
+
+from . import activate, files, history, host, lock, preflight, progress, run, source, steps, text, units
+from . import site as sites
+from .errors import Failed, Refused
+
+# Good releases that stay on the host next to current and previous.
+KEEP = 5
+
+
+def deploy(site, ref=None, who="unknown", wait=0):
+    """
+    Release one ref of a site. The steps, in order:
+
+    gate, preflight, clean, fetch, environment, static, dump and migrate (where migrations are pending), start, prove,
+    switch, front door, celery, drain, prune.
+
+    ref: tag, branch or commit; the pillar's where it is left out. who: who asked for it, for the history. wait:
+    seconds to wait for another deploy of this site. Returns the record that went into the history. Raises Failed; the
+    old release is serving then.
+    """
+    ref = site.facts["ref"] if ref is None else ref
+    if not source.valid_ref(ref):
+        raise Refused(f"{ref!r:.80} is no tag, branch or commit. Try: git ls-remote on the site's repository")
+    site.provisioned()
+    record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who, "when": text.now(),
+              "migrations": [], "dump": None}  # fmt: skip
+    preflight.gate()
+    with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
+        this = run.Run(site, who, held)
+        with this.step("preflight"):
+            preflight.look(this)
+        with this.step("clean"):
+            steps.clean(this)
+        before, release = site.current, None
+        try:
+            with this.step("fetch"):
+                release, sha = steps.fetch(this, ref)
+                record.update(release=release, sha=sha)
+                this.unfinished(record)
+            with this.step("environment"):
+                record["environment"] = "reused" if steps.environment(this, release, ref, sha) else "built"
+            with this.step("static"):
+                pending = steps.static(this, release)
+            if pending:
+                steps.migrations(this, release, record)
+            activate.activate(this, release, sha, before)
+        except Exception as exc:
+            raise _failed(this, record, before, exc) from exc
+        site.maintenance_off(sites.OURS)
+        record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
+        history.add(site, record)
+        os.unlink(site.release(release, ".unfinished"))
+        with this.step("prune"):
+            prune(site)
+    return {**record, "steps": this.steps, "notes": this.notes, "before": before}
+
+
+def _failed(this, record, before, exc):
+    """Undo what a failed deploy did, record it, and say it in one sentence."""
+    site, release, step = this.site, record["release"], this.step_name
+    bad = release is not None and site.current == release
+    if bad:
+        state = activate.switch_back(this, before, release)
+    elif before:
+        state = f"Release {before} goes on serving"
+    else:
+        state = "The site has no release yet"
+    sentence = this.masked(run.reason(exc))
+    record.update(
+        outcome="bad" if bad else "failed", reason=sentence, step=step, seconds=this.seconds(), steps=this.steps
+    )
+    run.remember(site, record)
+    if release:
+        _forget(site, record, bad)
+    return Failed(
+        f"The deploy of {record['ref']} to {site.slug} on {host.name()} failed at step {step}: "
+        f"{sentence.rstrip('.')}. {state}{_moved(record)}.",
+        this.masked(getattr(exc, "tail", "")),
+    )
+
+
+def _moved(record):
+    """
+    What a failed deploy did to the database, as the end of a sentence. A migration that is not atomic, or that nobody
+    can ask about, may have done half of its work: the dump stays all the same.
+    """
+    if not record.get("migrating"):
+        return ""
+    done = len(record["migrations"])
+    what = f"{done} migrations stay in the database" if done else "no migration was finished"
+    return f"; {what}, the dump from before is {record['dump'] or 'none: it was empty'}"
+
+
+def _forget(site, record, bad):
+    release = record["release"]
+    units.stop(site, [release])
+    if record["dump"] and not record.get("migrating"):
+        files.remove(record["dump"])
+    if bad:
+        # Its folder is `previous` until the next deploy: its static files may still be asked for.
+        files.remove(site.release(release, ".unfinished"))
+    else:
+        files.remove_tree(site.release(release))
+
+
+def prune(site):
+    """
+    Keep the newest good releases, current and previous, the dumps that lead back to them, the newest dumps, and the
+    releases that these belong to.
+    """
+    good = history.good(site)
+    keep = {*good[-KEEP:], site.current, site.previous, *units.running(site)}
+    dumps = set(steps.dumps(site, "*.dump")[-KEEP:])
+    dumps |= {history.dump_before(site, release)[1] for release in keep & set(good)}
+    for dump in steps.dumps(site, "*.dump"):
+        if dump not in dumps:
+            os.unlink(dump)
+    keep |= {release for release in good if site.path("backups", f"{release}.dump") in dumps}
+    for folder in glob.glob(site.path("releases/*/")):
+        if os.path.basename(folder.rstrip("/")) not in keep:
+            files.remove_tree(folder)
+    used = {os.path.realpath(link) for link in glob.glob(site.path("releases/*/venv"))}
+    for path in glob.glob(site.path("venvs/*")):
+        if os.path.realpath(path) not in used:
+            files.remove_tree(path)
+
+
+def report(site, limit=10):
+    """What is live, what was good, and how it came to be. limit: the last so many records."""
+    return {"live": site.current, "good": history.good(site), "history": history.read(site, limit)}

@@ -1,0 +1,56 @@
+"""What should live and does not is set right: the live release, and what belongs to it, is up."""
+
+import os
+
+from . import files, health, host, journal, lock, units
+from . import site as sites
+from .errors import Failed
+from .text import reason
+
+# How long state.apply waits for a deploy that is under way.
+WAIT = 60
+
+
+def unsettled(site):
+    """What ``settle`` would do: steps such as ``start sum-acme-celery.service``; none before the first release."""
+    if not site.current:
+        return []
+    steps = units.unsettled(site)
+    if os.path.exists(site.path(sites.OWED)):
+        # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
+        steps += [f"restart {unit}" for unit in [units.names(site, site.current)[1], *units.background(site)]]
+    return steps
+
+
+def settle(site, restart=False):
+    """
+    Bring up what should be up, and leave alone what is not live.
+
+    restart: restart it too, because its environment or its units changed. Returns what had to be done. Raises Failed.
+    """
+    if not site.current:
+        return []
+    owed = site.path(sites.OWED)
+    if restart:
+        # Until it is done: the next run does not see the change as one.
+        with open(owed, "w", encoding="utf-8"):
+            pass
+    # Not beside a deploy, a rollback or a restore: these start and stop the same units.
+    with lock.of_site(site, "state.apply", WAIT):
+        if os.path.exists(journal.path(site)):
+            raise Failed(
+                f"A restore of {site.slug} on {host.name()} was interrupted and is being put back. "
+                "Try: systemctl status goldenpath-heal on the host, then again"
+            )
+        live, done = site.current, unsettled(site)
+        for step in done:
+            verb, _, unit = step.partition(" ")
+            told = units.systemctl(*verb.split("+"), unit)
+            if told.code:
+                what = f"{unit} does not start again" if verb == "restart" else f"systemctl {verb} {unit} failed"
+                raise Failed(f"{what}: {reason(told.output)}. Try: journalctl -u {unit}")
+        if os.path.exists(owed):
+            # gunicorn is ready before its workers have imported the site.
+            health.prove(site, live, f"Release {live} of {site.slug}, restarted with what changed,")
+            files.remove(owed)
+    return done

@@ -1,0 +1,206 @@
+"""The steps of a deploy until a release is built: clean, fetch, environment, static files, dump, migrations."""
+
+import glob
+import os
+import time
+
+from . import env, files, heal, history, host, journal, manage, postgres, source, text, units, venv
+from .errors import Failed
+from .preflight import FREE_BYTES
+
+# How often a migration waits for a busy table, and for how long.
+MIGRATE_TRIES = 3
+LOCK_TIMEOUT = "5s"
+
+
+def clean(run):
+    """
+    What a deploy or rollback that was killed left behind: a database half exchanged, instances that are not live,
+    releases that never were.
+    """
+    site = run.site
+    if os.path.exists(journal.path(site)):
+        run.notes.append(heal.heal(site))
+    live, previous = site.current, site.previous
+    units.stop(site, [release for release in units.running(site) if release != live])
+    for folder in glob.glob(site.path("releases/*/")):
+        release = os.path.basename(folder.rstrip("/"))
+        unfinished = os.path.exists(site.release(release, ".unfinished"))
+        if unfinished and release not in (live, previous):
+            _finish(run, release, "failed", "it was killed")
+            files.remove_tree(folder)
+        elif unfinished and release == live:
+            # Proven and switched to; only its record is missing.
+            _finish(run, release, "live", "it was interrupted after the switch")
+        elif unfinished:
+            # `previous`: it was switched to, failed, and was killed while it was undone.
+            _finish(run, release, "bad", "it was killed while it was undone")
+        elif release != live and not os.path.exists(site.release(release, "release.env")):
+            # Killed while it was fetched, before the marker.
+            files.remove_tree(folder)
+    _forgive(site, live)
+    belongs = {record.get("dump") for record in history.read(site)}
+    for dump in dumps(site, "*.dump*"):
+        if dump not in belongs:
+            os.unlink(dump)
+
+
+def _finish(run, release, outcome, reason):
+    """Write the record that a killed deploy could not write: its dump and what it did to the database count."""
+    marker = run.site.release(release, ".unfinished")
+    record = files.read_json(marker) or {
+        "release": release, "action": "deploy", "ref": "?", "sha": None, "who": "?", "when": text.now(),
+        "migrations": [], "dump": None,
+    }  # fmt: skip
+    had = record.pop("had", None)
+    if had is not None:
+        done = [name for name in postgres.applied(run.site) if name not in had]
+        record.update(migrating=True, migrations=done)
+    if not any(each["release"] == release for each in history.read(run.site)):
+        history.add(run.site, {**record, "outcome": outcome, "reason": reason})
+    os.unlink(marker)
+
+
+def _forgive(site, live):
+    """A live release is not bad: a rollback from it was killed after its switch, and its database put back."""
+    told = [each for each in history.read(site) if each["release"] == live and each["outcome"] in ("live", "bad")]
+    if told and told[-1]["outcome"] == "bad":
+        reason = "the rollback from it was interrupted and put back"
+        history.add(site, {**told[-1], "outcome": "live", "reason": reason})
+
+
+def dumps(site, pattern):
+    """The dumps that deploys made, oldest first; those of restores have their own keeper."""
+    found = glob.glob(site.path("backups", pattern))
+    return sorted(path for path in found if not os.path.basename(path).startswith("before-restore-"))
+
+
+def fetch(run, ref):
+    """Resolve a ref, and make the release's folder. Returns the release's id and the commit."""
+    site = run.site
+    sha = source.fetch(site, ref)
+    release = f"{text.stamp()}-{sha[:8]}"
+    folder, owner = site.release(release), site.owner()
+    os.mkdir(folder)
+    os.chmod(folder, 0o755)  # noqa: S103  whatever the umask is: Caddy and the site go through it
+    with open(os.open(f"{folder}/deploy.log", os.O_WRONLY | os.O_CREAT, 0o640), "w", encoding="utf-8"):
+        pass
+    for name, mode in (("src", 0o750), ("static", 0o755)):
+        os.mkdir(f"{folder}/{name}")
+        os.chmod(f"{folder}/{name}", mode)
+        os.chown(f"{folder}/{name}", *owner)
+    os.symlink(f"/run/{site.name}/{release}.sock", f"{folder}/gunicorn.sock")
+    return release, sha
+
+
+def environment(run, release, ref, sha):
+    """Check the commit out, and build or find its virtual environment. Returns whether that was there."""
+    site = run.site
+    folder, log = site.release(release, "src"), site.release(release, "deploy.log")
+    source.checkout(site, sha, folder, log=log)
+    app = os.path.normpath(os.path.join(folder, site.facts["directory"]))
+    if not os.path.realpath(app).startswith(os.path.realpath(folder)) or not os.path.isfile(f"{app}/manage.py"):
+        raise Failed(
+            f"{ref} has no manage.py in the folder {site.facts['directory']!r}. "
+            "Try: set `directory:` in the site's pillar to the folder that holds manage.py"
+        )
+    path, reused = venv.build(site, folder, release, log=log)
+    os.symlink(path, site.release(release, "venv"))
+    needs = ["gunicorn"] + (["celery"] if site.celery["worker"] else [])
+    missing = [name for name in needs if not os.path.exists(f"{path}/bin/{name}")]
+    if not glob.glob(f"{path}/lib/python3*/site-packages/redis/__init__.py"):
+        missing.append("redis")
+    if missing:
+        raise Failed(
+            f"{site.facts['requirements']} of {ref} installs no {' and no '.join(missing)}, and the site cannot run "
+            "without. Try: add it to the file and deploy that commit"
+        )
+    values = {
+        "RELEASE": release,
+        "GIT_SHA": sha,
+        "PROJECT": site.facts["project"],
+        "APP_DIR": app,
+        "VENV": path,
+        "VIRTUAL_ENV": path,
+        "PATH": f"{path}/bin:/usr/local/bin:/usr/bin:/bin",
+        # A src/ layout keeps the project's package one folder below manage.py.
+        "PYTHONPATH": f"{app}:{app}/src" if os.path.isdir(f"{app}/src") else app,
+        "DJANGO_STATIC_ROOT": site.release(release, "static"),
+    }
+    head = "# Managed by Golden Path: local changes are overwritten, DJANGO_SECRET_KEY is kept.\n"
+    files.replace(site.release(release, "release.env"), head + env.dump(values), mode=0o644)
+    return reused
+
+
+def static(run, release):
+    """check --deploy for show, static files, and whether migrations are pending."""
+    pending = [True, "migrate", "--check", "--verbosity", "0"]
+    codes, output = manage.run(
+        run.site, release,
+        [[True, "check", "--deploy"], [False, "collectstatic", "--noinput", "--verbosity", "0"], pending],
+    )  # fmt: skip
+    if codes.get("collectstatic") != 0 and "Unknown command: 'collectstatic'" in output:
+        codes, output = manage.run(run.site, release, [pending])
+    elif codes.get("collectstatic") != 0:
+        raise Failed(f"manage.py collectstatic failed: {_last(output)}", text.tail(output))
+    if "migrate" not in codes:
+        raise Failed(f"manage.py migrate --check failed: {_last(output)}", text.tail(output))
+    checks = [line for line in output.splitlines() if line.startswith("?: (") or "(security." in line]
+    if checks:
+        run.notes.append(f"manage.py check --deploy has {len(checks)} remarks, the first: {checks[0][:200]}")
+    return codes["migrate"] != 0
+
+
+def migrations(run, release, record):
+    """A verified dump that belongs to this release, then its migrations."""
+    had = postgres.applied(run.site)
+    if had:
+        with run.step("dump"):
+            record["dump"] = _dump(run, release)
+    run.had = had
+    record["migrating"] = True
+    run.unfinished(record)
+    try:
+        with run.step("migrate"):
+            _migrate(run, release)
+    finally:
+        try:
+            record["migrations"] = run.migrations()
+        except Failed:
+            record.setdefault("migrations", [])
+
+
+def _dump(run, release):
+    site = run.site
+    path = site.path("backups", f"{release}.dump")
+    size = postgres.size(site)
+    disk = os.statvfs(site.path("backups"))
+    if disk.f_bavail * disk.f_frsize < size + FREE_BYTES:
+        raise Failed(
+            f"{site.path('backups')} has no room for a dump of {size >> 20} MiB on {host.name()}. "
+            f"Try: df -h {site.root}"
+        )
+    postgres.dumped(site, path, wait="10s")
+    return path
+
+
+def _migrate(run, release):
+    """
+    Run the pending migrations. They wait for locks a few seconds and not for ever, so that a busy table holds up the
+    deploy and not the site.
+    """
+    for attempt in range(1, MIGRATE_TRIES + 1):
+        codes, output = manage.run(
+            run.site, release, [[False, "migrate", "--noinput"]], timeout=3600,
+            env={"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT}"},
+        )  # fmt: skip
+        if codes.get("migrate") == 0:
+            return
+        if "lock timeout" not in output or attempt == MIGRATE_TRIES:
+            raise Failed(f"manage.py migrate failed: {_last(output)}", text.tail(output))
+        time.sleep(2)
+
+
+def _last(output):
+    """Django says why in its last line, also without a traceback."""
+    return text.printable((text.lines_of(output) or ["it said nothing"])[-1]).rstrip(".")[:300]

@@ -34,8 +34,8 @@ FAULTY = """#!/usr/bin/python3 -I
 import os, signal, sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.realpath("/opt/goldenpath/engine/current"))
-from goldenpath import backup, cli, drill, env, errors, files, health, jobs, manage, postgres, process, repository, restore
-from goldenpath import site, units
+from goldenpath import backup, cli, drill, env, errors, files, health, jobs, manage, postgres, process
+from goldenpath import repository, restore, site, units
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 def fail(*_, **__):
@@ -105,6 +105,17 @@ def program(world, *words, path=PROGRAM):
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else done.stderr.strip()
 
 
+# Debian's own pg_dump is a wrapper that goes by its name.
+REAL = "/usr/lib/postgresql/*/bin/pg_dump"
+MENDED = "if test -e /usr/bin/pg_dump.mended; then mv /usr/bin/pg_dump.mended /usr/bin/pg_dump; fi"
+
+
+def doctor(world, line):
+    """Another pg_dump in the place of the real one."""
+    world.sh("test -e /usr/bin/pg_dump.mended || mv /usr/bin/pg_dump /usr/bin/pg_dump.mended")
+    world.host.write("/usr/bin/pg_dump", f"#!/bin/sh\n{line}\n", mode=0o755)
+
+
 def faulty(world, fault):
     """A copy of the program with a fault in it."""
     world.host.write("/opt/goldenpath/faulty", FAULTY.replace("{fault}", fault), mode=0o755)
@@ -162,7 +173,7 @@ def unharmed(site):
     site.sh("rm -rf /var/lib/goldenpath/alerts")
     site.listener.alerts.clear()
     yield site
-    site.sh("rm -f /usr/local/bin/pg_dump /opt/goldenpath/faulty; systemctl reset-failed")
+    site.sh(f"{MENDED}; rm -f /opt/goldenpath/faulty; systemctl reset-failed")
     assert site.sh(FINGERPRINT) == before
     assert site.health()[0] == 200
     assert site.sh(f"ls {ROOT}/backups | grep -v -e ^media-2 -e ^before-restore", check=False) == ""
@@ -254,11 +265,7 @@ def test_a_truncated_dump_is_no_backup(unharmed):
     """At ten points."""
     whole = int(json.loads(unharmed.sh(f"cat /var/lib/goldenpath/backup/{SLUG}.json"))["good"]["dump"])
     for tenth in range(10):
-        unharmed.host.write(
-            "/usr/local/bin/pg_dump",
-            f'#!/bin/sh\n/usr/bin/pg_dump "$@" | head -c {whole * tenth // 10 or 3}\n',
-            mode=0o755,
-        )
+        doctor(unharmed, f'{REAL} "$@" | head -c {whole * tenth // 10 or 3}')
         assert f"The backup of {SLUG} on {unharmed.name} failed: the dump" in heard(unharmed, "backup"), tenth
 
 
@@ -266,23 +273,26 @@ FAULTS = {
     "killed dump": ("kill -9 $$", "pg_dump of"),
     "dump that fails": ("echo 'pg_dump: error: out of memory' >&2; exit 1", "out of memory"),
     "dump without a table": (
-        'exec /usr/bin/pg_dump --exclude-table=pages_note "$@"',
+        'exec /usr/lib/postgresql/*/bin/pg_dump --exclude-table=pages_note "$@"',
         "public.pages_note is missing",
     ),
-    "dump of less": ('exec /usr/bin/pg_dump --exclude-table-data=pages_note "$@"', "public.pages_note"),
+    "dump of less": (
+        'exec /usr/lib/postgresql/*/bin/pg_dump --exclude-table-data=pages_note "$@"',
+        "public.pages_note",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_failed_dump_is_told_and_heard(unharmed, name):
     line, sentence = FAULTS[name]
-    unharmed.host.write("/usr/local/bin/pg_dump", f"#!/bin/sh\n{line}\n", mode=0o755)
+    doctor(unharmed, line)
     told = heard(unharmed, "backup")
     assert sentence in told and f"The backup of {SLUG} on {unharmed.name} failed" in told
 
 
 def test_repeated_failures_are_told_once_an_hour(unharmed):
-    unharmed.host.write("/usr/local/bin/pg_dump", "#!/bin/sh\nexit 1\n", mode=0o755)
+    doctor(unharmed, "exit 1")
     for _ in range(3):
         unharmed.sh("systemctl start goldenpath-backup.service", check=False)
     unharmed.listener.wait("goldenpath-backup.service")
@@ -294,9 +304,7 @@ def test_a_full_disk(unharmed):
     unharmed.sh(f"mount -t tmpfs -o size=260m none {ROOT}/backups")
     try:
         left = f"df --output=avail -k {ROOT}/backups | tail -1 > {ROOT}/cache/left"
-        unharmed.host.write(
-            "/usr/local/bin/pg_dump", f"#!/bin/sh\nhead -c 400000000 /dev/zero\n{left}\nexit 1\n", mode=0o755
-        )
+        doctor(unharmed, f"head -c 400000000 /dev/zero\n{left}\nexit 1")
         # It never eats what Postgres and Redis need to go on writing.
         assert "was stopped at" in heard(unharmed, "backup")
         assert int(unharmed.sh(f"cat {ROOT}/cache/left; rm {ROOT}/cache/left")) > 190 << 10
@@ -347,11 +355,11 @@ def test_flipped_bits_in_the_repository(unharmed):
 
 
 def test_postgres_restarted_in_the_middle(unharmed):
-    unharmed.host.write("/usr/local/bin/pg_dump", '#!/bin/sh\nsleep 3\nexec /usr/bin/pg_dump "$@"\n', mode=0o755)
+    doctor(unharmed, f'sleep 3\nexec {REAL} "$@"')
     begun = f"until test -e {ROOT}/backups/staging/database.dump.partial; do sleep 0.1; done"
     told = heard(unharmed, "backup", after=f"timeout 20 sh -c '{begun}'; systemctl restart 'postgresql@*-main.service'")
     assert f"The backup of {SLUG} on {unharmed.name} failed: pg_dump of" in told
-    unharmed.sh("rm /usr/local/bin/pg_dump")
+    unharmed.sh(MENDED)
     assert program(unharmed, "backup")[0] == 0
 
 
@@ -400,7 +408,8 @@ def _doctored(world, argument, more=""):
     return faulty(
         world,
         "real = process.run\n"
-        f"process.run = lambda argv, *a, **o: real([*argv, {argument}] if argv[0] == postgres.DUMP else argv, *a, **o)\n"
+        "process.run = lambda argv, *a, **o: "
+        f"real([*argv, {argument}] if argv[0] == postgres.DUMP else argv, *a, **o)\n"
         "postgres.verify = lambda *_: None\n" + more,
     )
 

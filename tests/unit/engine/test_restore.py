@@ -38,7 +38,7 @@ def exchange(steps, monkeypatch):
     monkeypatch.setattr(postgres, "alone", lambda site: done.append("alone"))
     monkeypatch.setattr(postgres, "verify", lambda *_: None)
 
-    def dumped(site, path):
+    def dumped(site, path, wait=None):
         done.append("dump")
         with open(path, "w"):
             pass

@@ -18,7 +18,14 @@ from .errors import Busy, Failed, Refused
 COMMAND = "/opt/goldenpath/goldenpath"
 SYSTEMD_RUN = "/usr/bin/systemd-run"
 # A build that is killed for its memory fails by itself and is told; the deploy that began it undoes what it did.
-_LIMITS = ("CPUWeight=50", "IOWeight=50", "OOMPolicy=continue", "TimeoutStopSec=30s", "LimitCORE=0", "UMask=0077")
+_LIMITS = (
+    "CPUWeight=50",
+    "IOWeight=50",
+    "OOMPolicy=continue",
+    "TimeoutStopSec=30s",
+    "LimitCORE=0:infinity",
+    "UMask=0077",
+)
 
 
 def unit(verb, slug):

@@ -13,7 +13,8 @@ from . import files, host, process
 from .errors import Failed
 
 PYTHON = "/usr/bin/python3"
-TOOLS = "/opt/goldenpath"
+# The version that provisioning chose, and beside it the others.
+UV = "/opt/goldenpath/uv"
 PIP_CONFIG = "/etc/pip.conf"
 _INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|--(?:requirement|constraint)[\s=]+)(\S+)")
 # What surrounds a path in a requirement: pip.pypa.io/en/stable/reference/requirements-file-format.
@@ -21,11 +22,11 @@ _AROUND = re.compile(r"^[^@/]*@\s*|\s+#.*$|\s*;.*$|\[[^\]]*\]\s*$|^\s+|\s+$")
 
 
 def uv():
-    """The uv program: of the version that the host's facts name, else the newest that is there. Raises Failed."""
-    named = f"{TOOLS}/uv-{host.facts().get('uv')}/bin/uv"
-    if os.path.exists(named):
-        return named
-    found = sorted(glob.glob(f"{TOOLS}/uv-*/bin/uv"), key=os.path.getmtime)
+    """The uv program: of the version that provisioning chose, else the newest that is there. Raises Failed."""
+    if os.path.exists(f"{UV}/bin/uv"):
+        return f"{UV}/bin/uv"
+    # A host of before a version was chosen: the one that came last.
+    found = sorted(glob.glob(f"{UV}-*/bin/uv"), key=os.path.getmtime)
     if not found:
         raise Failed(f"uv is missing on {host.name()}. Try: {host.command('state.apply')}")
     return found[-1]

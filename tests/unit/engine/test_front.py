@@ -10,31 +10,40 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from goldenpath import front as module
+from goldenpath import health, process, units
 
 
 @pytest.fixture
-def front(load):
+def front(monkeypatch):
     """The module on a host whose Caddy runs with valid files; `facts` changes that, `port` is its port 443."""
-    facts = {"status": True, "retcode": 0, "stdout": ""}
-    module = load(
-        "_modules/site_front.py",
-        salt={
-            "service.status": lambda name: facts["status"],
-            "goldenpath.command": lambda *words: " ".join(["salt-ssh web1", *words]),
-            "cmd.run_all": lambda argv, **options: {"retcode": facts["retcode"], "stdout": facts["stdout"]},
-        },
-    )
-    module.facts = facts
+    facts = {"state": "active", "code": 0, "said": ""}
+    run = process.run
 
-    class Socket:
-        def __getattr__(self, name):
-            return getattr(socket, name)
+    def answer(argv, **options):
+        if argv == module.VALIDATE:
+            return process.Done(facts["code"], facts["said"], "")
+        return run(argv, **options)
 
-        def create_connection(self, address, timeout):
-            return socket.create_connection(("127.0.0.1", module.port), timeout)
-
-    module.socket = Socket()
+    monkeypatch.setattr(process, "run", answer)
+    monkeypatch.setattr(units, "show", lambda unit, name: facts["state"])
+    monkeypatch.setattr(module, "facts", facts, raising=False)
+    monkeypatch.setattr(module, "port", None, raising=False)
+    monkeypatch.setattr(health, "FRONT", Door())
     return module
+
+
+class Door(tuple):
+    """The address of the front door: whichever port a test says."""
+
+    def __new__(cls):
+        return super().__new__(cls, ("127.0.0.1", 0))
+
+    def __getitem__(self, at):
+        return ("127.0.0.1", module.port)[at]
+
+    def __iter__(self):
+        return iter(("127.0.0.1", module.port))
 
 
 def serve(tmp_path, days):
@@ -86,12 +95,12 @@ def test_no_certificate(front):
 
 
 def test_caddy_is_stopped(front):
-    front.facts["status"] = False
+    front.facts["state"] = "inactive"
     assert front.faults("acme.example") == ["Caddy is not running on web1. Try: systemctl status caddy"]
 
 
 def test_invalid_files(front):
-    front.facts.update(retcode=1, stdout="something\nError: adapting config: unknown directive 'tsl'.\n")
+    front.facts.update(code=1, said="something\nError: adapting config: unknown directive 'tsl'.\n")
     assert front.faults("acme.example") == [
         "Caddy's files on web1 are not valid: Error: adapting config: unknown directive 'tsl'. "
         "Try: salt-ssh web1 state.apply caddy"

@@ -9,10 +9,11 @@ import subprocess
 import threading
 
 import pytest
-from salt.exceptions import CommandExecutionError
+from goldenpath import process, source
+from goldenpath import site as sites
+from goldenpath.errors import Failed
 
 SLUG = "acme"
-PREFIX = f"/srv/sum/{SLUG}"
 AUTHOR = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -52,40 +53,37 @@ class Repository:
 
 
 class Site:
-    """The module, with /srv/sum/acme in a folder of the test; every program that it ran is kept."""
+    """The site acme below a folder of the test; every program that it ran is kept."""
 
-    def __init__(self, load, folder):
-        self.root = folder / "site"
+    def __init__(self, folder, monkeypatch):
+        monkeypatch.setattr(sites, "SRV", str(folder))
+        self.root = folder / SLUG
         (self.root / "repo.git").mkdir(parents=True)
         self.calls = []
         self.environment = {}
-        self.module = load("_modules/release_source.py", salt={"site_process.run": self.run})
+        self.module = source
+        self.real = process.run
+        monkeypatch.setattr(process, "run", self.run)
 
-    def run(self, slug, argv, cwd, env=None, timeout=600, log=None):
-        assert slug == SLUG
-        self.calls.append((argv, dict(env)))
-        own = {**CLEAN, **(env or {}), **self.environment}
-        done = subprocess.run(
-            [word.replace(PREFIX, str(self.root)) for word in argv],
-            cwd=cwd.replace(PREFIX, str(self.root)), env=own,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
-        )  # fmt: skip
-        if log:
-            with open(log, "a") as stream:
-                stream.write(f"$ {' '.join(argv)}\n{done.stdout}")
-        return {"retcode": done.returncode, "output": done.stdout}
+    def run(self, argv, user=None, env=None, **options):
+        assert user == f"sum-{SLUG}"
+        self.calls.append((argv, dict(env or {})))
+        return self.real(argv, env={**CLEAN, **(env or {}), **self.environment}, **{**options, "timeout": 60})
+
+    def site(self, repo):
+        return sites.Site(SLUG, {"repo": str(getattr(repo, "path", repo))})
 
     def fetch(self, repo, ref, log=None):
-        return self.module.fetch(SLUG, str(getattr(repo, "path", repo)), ref, log)
+        return source.fetch(self.site(repo), ref, log)
 
     def checkout(self, repo, sha):
         folder = self.root / "src"
         folder.mkdir(exist_ok=True)
-        self.module.checkout(SLUG, str(repo.path), sha, str(folder))
+        source.checkout(self.site(repo), sha, str(folder))
         return folder
 
     def refused(self, repo, ref):
-        with pytest.raises(CommandExecutionError) as told:
+        with pytest.raises(Failed) as told:
             self.fetch(repo, ref)
         return str(told.value)
 
@@ -96,8 +94,8 @@ def repository(tmp_path):
 
 
 @pytest.fixture
-def site(load, tmp_path):
-    return Site(load, tmp_path)
+def site(tmp_path, monkeypatch):
+    return Site(tmp_path, monkeypatch)
 
 
 # Refs
@@ -235,14 +233,14 @@ def test_a_repository_without_a_commit(site, tmp_path):
     assert "has no tag, branch or commit main" in site.refused(tmp_path / "empty", "main")
 
 
-def test_a_repository_of_another_user(site, repository, tmp_path):
+def test_a_repository_of_another_user(site, repository, tmp_path, monkeypatch):
     """git refuses such a path (safe.directory) unless its serving end is told; the mirror is the site's own."""
     config = tmp_path / "gitconfig"
     config.write_text(f"[safe]\n\tdirectory = {site.root}/repo.git\n")
     site.environment = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "GIT_CONFIG_GLOBAL": str(config)}
     assert site.fetch(repository, "main") == repository.first
     # The check is real: without the option it is refused.
-    site.module._transport = lambda repo: []
+    monkeypatch.setattr(source, "_transport", lambda repo: [])
     repository.commit("second")
     assert "cannot be read" in site.refused(repository, "main")
 
@@ -258,7 +256,9 @@ def test_an_address_runs_nothing(site, tmp_path, repo):
 
 def test_git_never_asks(site, repository):
     site.fetch(repository, "main")
-    for _, env in site.calls:
+    for argv, env in site.calls:
+        if argv[0] != source.GIT:
+            continue
         assert env["GIT_TERMINAL_PROMPT"] == "0"
         assert "BatchMode=yes" in env["GIT_SSH_COMMAND"]
 
@@ -307,7 +307,7 @@ def web(status):
 @pytest.mark.parametrize("status", [404, 401])
 def test_credentials_reach_the_server_and_nobody_else(site, tmp_path, status):
     log = tmp_path / "log"
-    with web(status) as (port, asked), pytest.raises(CommandExecutionError) as told:
+    with web(status) as (port, asked), pytest.raises(Failed) as told:
         site.fetch(f"http://user:s3cr%40t@127.0.0.1:{port}/acme.git", "main", str(log))
     header = base64.b64encode(b"user:s3cr@t").decode()
     assert asked[0] == ("/acme.git/info/refs?service=git-upload-pack", f"Basic {header}")
@@ -340,7 +340,7 @@ def test_checkout(site, repository):
 
 def test_checkout_of_an_unknown_commit(site, repository):
     site.fetch(repository, "main")
-    with pytest.raises(CommandExecutionError, match=r"^Commit 00000000 cannot be checked out: "):
+    with pytest.raises(Failed, match=r"^Commit 00000000 cannot be checked out: "):
         site.checkout(repository, "0" * 40)
 
 
@@ -360,18 +360,15 @@ def test_a_submodule_that_is_gone(site, repository, tmp_path):
     sha = repository.commit("with a submodule")
     library.path.rename(tmp_path / "away")
     site.fetch(repository, "main")
-    with pytest.raises(CommandExecutionError, match=f"^The submodules of {sha[:8]} cannot be fetched: "):
+    with pytest.raises(Failed, match=f"^The submodules of {sha[:8]} cannot be fetched: "):
         site.checkout(repository, sha)
 
 
-def test_a_mirror_that_cannot_be_made(site, repository):
+def test_a_mirror_that_cannot_be_made(site, repository, monkeypatch):
     site.root.joinpath("repo.git").rmdir()
     pathlib.Path(site.root / "repo.git").write_text("a file")
-    site.run = None
-    site.module.__salt__["site_process.run"] = lambda *_, **__: {
-        "retcode": 128,
-        "output": "fatal: no space\nmore\n",
-    }
+    failed = process.Done(128, "fatal: no space\nmore\n", "")
+    monkeypatch.setattr(process, "run", lambda *_, **__: failed)
     assert site.refused(repository, "main") == (
-        f"{PREFIX}/repo.git cannot be made: fatal: no space. Try: df -h {PREFIX}/repo.git"
+        f"{site.root}/repo.git cannot be made: fatal: no space. Try: df -h {site.root}/repo.git"
     )

@@ -4,15 +4,18 @@ import os
 import re
 
 import pytest
-from salt.exceptions import CommandExecutionError
+from goldenpath import process
+from goldenpath import venv as module
+from goldenpath.errors import Failed
+from goldenpath.site import Site
 
 SLUG = "no-such-site"
 PYTHON = "Python 3.11.2"
 
 
 @pytest.fixture
-def venv(load):
-    return load("_modules/release_venv.py", salt={"cmd.run": lambda argv, **_: PYTHON})
+def venv():
+    return module
 
 
 class Checkout:
@@ -142,7 +145,7 @@ def test_else_at_the_top(venv, checkout):
 
 
 def test_none(venv, checkout):
-    with pytest.raises(CommandExecutionError) as told:
+    with pytest.raises(Failed) as told:
         venv.find(str(checkout.folder), ".", "requirements.txt")
     assert str(told.value) == (
         "The repository has no requirements.txt. Try: name the file under `requirements:` in the site's pillar"
@@ -158,7 +161,7 @@ def test_a_link_that_leads_out(venv, checkout, tmp_path, whole):
     else:
         (checkout.folder / "app").mkdir()
         (checkout.folder / "app/requirements.txt").symlink_to(tmp_path / "src-of-another/requirements.txt")
-    with pytest.raises(CommandExecutionError, match=r"requirements\.txt is a link that leads out of the repository"):
+    with pytest.raises(Failed, match=r"requirements\.txt is a link that leads out of the repository"):
         venv.find(str(checkout.folder), "app", "requirements.txt")
 
 
@@ -180,45 +183,52 @@ class Builder:
         self.fails = None
         self.output = ""
 
-    def __call__(self, slug, argv, cwd, env=None, timeout=600, log=None):
+    def __call__(self, argv, user=None, cwd="/", env=None, timeout=600, log=None):
+        if argv == ["/usr/bin/python3", "-V"]:
+            return process.Done(0, PYTHON + "\n", "")
+        assert user == f"sum-{SLUG}"
         self.calls.append((argv, cwd, env))
-        if self.fails in argv:
-            return {"retcode": 1, "output": self.output}
-        return {"retcode": 0, "output": ""}
+        return process.Done(1, self.output, "") if self.fails in argv else process.Done(0, "", "")
 
 
 @pytest.fixture
 def builder(venv, monkeypatch):
     builder = Builder()
-    venv.__salt__["site_process.run"] = builder
+    monkeypatch.setattr(process, "run", builder)
     monkeypatch.setattr(venv, "_pip_settings", dict)
+    monkeypatch.setattr(venv, "uv", lambda: "/opt/uv")
     return builder
 
 
+def acme():
+    return Site(SLUG, {"directory": ".", "requirements": "requirements.txt"})
+
+
 def build(venv, checkout, release="r1"):
-    return venv.build(SLUG, str(checkout.folder), ".", "requirements.txt", release, "/opt/uv")
+    path, reused = venv.build(acme(), str(checkout.folder), release)
+    return {"path": path, "reused": reused}
 
 
 def test_build(venv, checkout, builder):
     checkout.write(requirements_txt="Django==5.2\n")
     done = build(venv, checkout)
-    path = f"/srv/sum/{SLUG}/venvs/{checkout.key()}"
+    path = acme().path("venvs", checkout.key())
     assert done == {"path": path, "reused": False}
     make, install, mark = builder.calls
     assert make[0] == ["/opt/uv", "venv", "--quiet", "--python", "/usr/bin/python3", path]
     assert install[0] == ["/opt/uv", "pip", "install", "--quiet", "-r", f"{checkout.folder}/requirements.txt"]
     # Marked as whole only when everything is in it.
-    assert mark[0] == ["touch", f"{path}/.complete"]
+    assert mark[0] == ["/usr/bin/touch", f"{path}/.complete"]
     # Paths in the file are relative to where it lies; uv installs into this environment and downloads no Python.
     assert {cwd for _, cwd, _ in builder.calls} == {str(checkout.folder)}
     assert install[2]["VIRTUAL_ENV"] == path
     assert install[2]["UV_PYTHON_DOWNLOADS"] == "never"
-    assert install[2]["UV_CACHE_DIR"] == f"/srv/sum/{SLUG}/cache/uv"
+    assert install[2]["UV_CACHE_DIR"] == acme().path("cache/uv")
 
 
 def test_a_whole_one_is_used_again(venv, checkout, builder, monkeypatch):
     checkout.write(requirements_txt="Django==5.2\n")
-    path = f"/srv/sum/{SLUG}/venvs/{checkout.key()}"
+    path = acme().path("venvs", checkout.key())
     there = {f"{path}/.complete"}
     exists = os.path.exists
     monkeypatch.setattr(os.path, "exists", lambda name: name in there or exists(name))
@@ -234,20 +244,18 @@ def test_requirements_that_cannot_be_installed(venv, checkout, builder):
     checkout.write(requirements_txt="gone==1\n")
     builder.fails = "install"
     builder.output = "  \u00d7 No solution found when resolving dependencies:\n  ╰─▶ Because gone was not found\n"
-    with pytest.raises(CommandExecutionError) as told:
+    with pytest.raises(Failed) as told:
         build(venv, checkout)
     assert str(told.value) == (
         "The requirements in requirements.txt cannot be installed: No solution found when resolving "
         "dependencies: Because gone was not found. Try: the same file in an empty virtual environment on web1"
     )
-    assert ["touch" in argv for argv, _, _ in builder.calls] == [False, False]
+    assert ["/usr/bin/touch" in argv for argv, _, _ in builder.calls] == [False, False]
 
 
-def test_the_hosts_pip_settings(load, tmp_path, monkeypatch):
-    module = load("_modules/release_venv.py")
+def test_the_hosts_pip_settings(tmp_path, monkeypatch):
     config = tmp_path / "pip.conf"
-    read = module.configparser.ConfigParser.read
-    monkeypatch.setattr(module.configparser.ConfigParser, "read", lambda self, names: read(self, [str(config)]))
+    monkeypatch.setattr(module, "PIP_CONFIG", str(config))
     assert module._pip_settings() == {}
     config.write_text(
         "[global]\nindex-url = https://git.example/simple%20a\nextra-index-url =\n  https://a.example\n  https://b.example\n"
@@ -258,3 +266,20 @@ def test_the_hosts_pip_settings(load, tmp_path, monkeypatch):
         "UV_INDEX": "https://a.example https://b.example",
         "SSL_CERT_FILE": "/etc/ssl/company.pem",
     }
+
+
+def test_the_chosen_uv_wins_over_the_newest(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UV", str(tmp_path / "uv"))
+    for at, version in enumerate(("1.2.3", "1.3.0")):
+        (tmp_path / f"uv-{version}/bin").mkdir(parents=True)
+        (tmp_path / f"uv-{version}/bin/uv").touch()
+        os.utime(tmp_path / f"uv-{version}/bin/uv", (at, at))
+    assert module.uv() == f"{tmp_path}/uv-1.3.0/bin/uv"
+    (tmp_path / "uv").symlink_to("uv-1.2.3")
+    assert os.path.realpath(module.uv()) == f"{tmp_path}/uv-1.2.3/bin/uv"
+
+
+def test_a_host_without_uv(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UV", str(tmp_path / "uv"))
+    with pytest.raises(Failed, match=r"^uv is missing on web1\. Try: salt-ssh web1 state\.apply$"):
+        module.uv()

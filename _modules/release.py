@@ -15,8 +15,25 @@ def _ask(verb, slug, site=None, **request):
     return __salt__["engine.call"]("call", verb, slug, request=asked, follow=follow)
 
 
-def _released(slug):
-    return os.path.islink(f"{ROOT}/{slug}/current")
+def live(slug):
+    """
+    The release that ``current`` names; asks no engine, so that a host without one has an answer.
+
+    slug (str)
+        The site.
+
+    Returns its id, or ``None`` before the first release.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.live acme-kitchens
+    """
+    try:
+        return os.path.basename(os.readlink(f"{ROOT}/{slug}/current"))
+    except OSError:
+        return None
 
 
 def report(limit=10):
@@ -119,7 +136,7 @@ def settle(slug, site, restart=False):
 
         salt-ssh web1 state.apply site
     """
-    return _ask("settle", slug, site, restart=restart) if _released(slug) else []
+    return _ask("settle", slug, site, restart=restart) if live(slug) else []
 
 
 def unsettled(slug, site):
@@ -139,7 +156,7 @@ def unsettled(slug, site):
 
         salt-ssh web1 state.apply site test=True
     """
-    return _ask("unsettled", slug, site) if _released(slug) else []
+    return _ask("unsettled", slug, site) if live(slug) else []
 
 
 def maintenance(slug, on=None):

@@ -2,8 +2,6 @@
 Backups as states: a thin layer over ``backup`` the execution module.
 """
 
-import os
-
 from salt.exceptions import CommandExecutionError
 
 
@@ -72,7 +70,7 @@ def restored(name, snapshot=None, confirm=None, who="unknown", wait=0):
                 f"{__grains__['id']} has no site {name}. Try: name it under `sites:` in pillar/hosts"
             )
         plan = __salt__["backup.plan"](name, snapshot, wait)
-        before = os.path.islink(f"/srv/sum/{name}/current")
+        before = __salt__["release.live"](name)
         first = (
             "" if before else f" The release {plan['sha'][:8] if plan['sha'] else site['ref']} would be deployed first."
         )

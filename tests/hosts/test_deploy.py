@@ -178,7 +178,7 @@ def test_a_second_deploy_is_told_who_holds_the_first(healthy):
         before = healthy.state()
         status, output = healthy.deploy()
         healthy.sh("pkill -f 'deploy.loc[k]'", check=False)
-    assert status != 0 and "is being released by ada@desk since 2026-01-01T00:00:00Z, at step migrate" in output
+    assert status != 0 and "is held by ada@desk since 2026-01-01T00:00:00Z, at step migrate" in output
     assert healthy.state() == before
     command = healthy.host.enter_command(["python3", "-c", code.replace("{seconds}", "12")])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:

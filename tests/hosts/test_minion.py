@@ -165,7 +165,7 @@ def test_a_second_deploy_is_told_who_holds_the_first(fleet):
         process.stdout.read()
         assert process.wait() == 0
     assert status != 0
-    assert re.search(rf"{SLUG} on {fleet.name} is being released by \S+@\S+ since \S+, at step \w", output), output
+    assert re.search(rf"{SLUG} on {fleet.name} is held by \S+@\S+ since \S+, at step \w", output), output
     assert fleet.world.live() != live and fleet.served()["release"] == fleet.world.live()
 
 

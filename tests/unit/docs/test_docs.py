@@ -70,7 +70,8 @@ def test_a_key_is_told_with_its_default(key):
 
 GATE = "_modules/redis_gate.py"
 DOOR = "_modules/goldenpath.py"
-PREFLIGHT = ["_modules/release.py", "_modules/site_front.py", "salt/backup/files/lib/goldenpath_backup/cli.py"]
+ENGINE = "salt/host/files/lib/goldenpath"
+PREFLIGHT = [f"{ENGINE}/{name}.py" for name in ("preflight", "front", "postgres", "watch")]
 UNITS_AND_FILES = {name: getattr(load_module(GATE), name) for name in ("UNIT", "CONFIG")}
 
 

@@ -4,9 +4,6 @@ import json
 import os
 import pathlib
 import stat
-import subprocess
-import sys
-import time
 
 import pytest
 from salt.exceptions import CommandExecutionError
@@ -33,7 +30,7 @@ PILLAR = {
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
+def host(load, tmp_path, monkeypatch):
     """The module on a host whose program does what a test writes."""
     for name, value in (
         ("__grains__", {"id": "web1"}),
@@ -41,7 +38,11 @@ def host(tmp_path, monkeypatch):
         ("__salt__", {"goldenpath.command": lambda *words: " ".join(["salt-ssh web1", *words])}),
     ):
         monkeypatch.setattr(backup, name, value, raising=False)
-    monkeypatch.setattr(backup, "PROGRAM", str(tmp_path / "program"))
+    engine = load("_modules/engine.py", salt=backup.__salt__)
+    monkeypatch.setattr(engine, "COMMAND", str(tmp_path / "program"))
+    backup.__salt__["engine.call"] = engine.call
+    monkeypatch.setattr(backup, "CONFIG", str(tmp_path / "config"))
+    (tmp_path / "config").write_text("{}")
     monkeypatch.setattr(backup, "FOLDER", str(tmp_path))
     monkeypatch.setattr(backup, "SINCE", str(tmp_path / "since.state"))
 
@@ -49,17 +50,8 @@ def host(tmp_path, monkeypatch):
         (tmp_path / "program").write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "program").chmod(0o755)
 
-    program("""printf '{"told": "%s"}' "$*" """)
+    program("""shift; printf '{"told": "%s"}' "$*" """)
     return tmp_path, program
-
-
-def test_an_older_program_is_one_sentence_and_no_usage_text(host):
-    host[1]("echo 'usage: backup [-h] {run,drill}' >&2; exit 2")
-    with pytest.raises(CommandExecutionError) as failure:
-        backup.exchange("acme", "/dump")
-    assert str(failure.value) == (
-        "The backup program on web1 is of another version than this checkout. Try: salt-ssh web1 state.apply backup"
-    )
 
 
 def pillar(**backup_):
@@ -71,14 +63,12 @@ def pillar(**backup_):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: backup.run(), "run"),
-        (lambda: backup.run("acme", accept_smaller=True), "run --accept-smaller -- acme"),
+        (lambda: backup.run(), "backup"),
+        (lambda: backup.run("acme", accept_smaller=True), "backup --accept-smaller -- acme"),
         (lambda: backup.drill("acme", "1a2b3c4d"), "drill --snapshot=1a2b3c4d -- acme"),
         (lambda: backup.snapshots(), "list"),
         (lambda: backup.plan("acme"), "plan -- acme"),
         (lambda: backup.plan("acme", "1a2b3c4d", 60), "plan --snapshot=1a2b3c4d --wait=60 -- acme"),
-        (lambda: backup.exchange("acme", "/x.dump"), "exchange acme --dump /x.dump"),
-        (lambda: backup.exchange("acme", settle=True), "exchange acme --settle"),
         (lambda: backup.freshness("acme"), "fresh -- acme"),
     ],
 )
@@ -107,51 +97,9 @@ def test_a_traceback_is_not_shown(host):
 
 def test_a_host_without_backups(host):
     os.unlink(host[0] / "program")
+    os.unlink(host[0] / "config")
     assert backup.freshness("acme") == {"warnings": [], "refusals": []}
-    assert "web1 makes no backups yet" in backup.run() and backup.__context__ == {"retcode": 1}
-
-
-def test_only_what_was_interrupted_is_healed(host, monkeypatch):
-    folder, program = host
-    monkeypatch.setattr(backup, "JOURNAL", f"{folder}/{{}}.restore")
-    program("""printf '{"state": "%s"}' "$*" """)
-    assert backup.interrupted("acme") is False and backup.heal("acme") == ""
-    (folder / "acme.restore").write_text("{}")
-    assert backup.interrupted("acme") is True and backup.interrupted("other") is False
-    assert backup.heal("acme") == "exchange acme --back"
-    program("echo 'Postgres refused. Try: x' >&2; exit 1")
-    with pytest.raises(CommandExecutionError, match="Postgres refused"):
-        backup.heal("acme")
-
-
-@pytest.mark.parametrize("call", ['exchange("acme", "/x")', 'exchange("acme")', 'heal("acme")'])
-def test_an_exchange_does_not_outlive_who_holds_the_lock(host, call):
-    folder, program = host
-    (folder / "acme.restore").write_text("{}")
-    program(f"echo $$ > {folder}/pid; exec sleep 60")
-    caller = subprocess.Popen(
-        [sys.executable, "-c", f"from _modules import backup\nbackup.PROGRAM = {str(folder / 'program')!r}\n"
-         f"backup.JOURNAL = {str(folder)!r} + '/{{}}.restore'\nbackup.{call}"], cwd=ROOT,
-    )  # fmt: skip
-    while not (folder / "pid").exists() or not (folder / "pid").read_text().strip():
-        assert caller.poll() is None
-        time.sleep(0.05)
-    pid = int((folder / "pid").read_text())
-    caller.kill()
-    caller.wait()
-    end = time.monotonic() + 5
-    while time.monotonic() < end and alive(pid):
-        time.sleep(0.05)
-    assert not alive(pid)
-
-
-def alive(pid):
-    """Whether a process runs; one that nobody has waited for yet does not."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
-            return stream.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert "web1 has no engine yet" in backup.run() and backup.__context__ == {"retcode": 1}
 
 
 @pytest.mark.parametrize("state", ["inactive", "failed", "activating", "active", "deactivating"])
@@ -225,14 +173,3 @@ def test_what_cannot_be_written_is_told(host, monkeypatch):
     monkeypatch.setattr(backup, "FOLDER", "/proc/nowhere")
     with pytest.raises(CommandExecutionError, match=r"backup\.json on web1 cannot be written: .* Try: df"):
         backup.configure("backup", pillar())
-
-
-def test_a_minion_is_told_its_own_command(host, monkeypatch):
-    monkeypatch.setitem(backup.__salt__, "goldenpath.command", lambda *words: " ".join(["salt web1", *words]))
-    monkeypatch.setattr(
-        backup.subprocess,
-        "run",
-        lambda argv, **_: subprocess.CompletedProcess(argv, 1, "", "It is old. Try: salt-ssh web1 goldenpath.backup"),
-    )
-    monkeypatch.setattr(backup.os.path, "exists", lambda path: True)
-    assert backup.run() == "It is old. Try: salt web1 goldenpath.backup"

@@ -38,7 +38,7 @@ def host(monkeypatch):
         "backup.restore": answer("restore", DONE),
         "backup.difference": answer("difference", {"/etc/x": "changed"}),
         "backup.configure": answer("configure", {"/etc/x": "changed"}),
-        "release_units.live": answer("live", "r1"),
+        "release.live": answer("live", "r1"),
         "release.deploy": answer("deploy", {"release": "r2"}),
     }
     given = {"salt": salt, "pillar": {"sites": {"acme": SITE}}, "opts": {"test": False}, "grains": {"id": "web1"}}
@@ -76,7 +76,7 @@ def test_a_key_of_the_pillar_stays(host, monkeypatch):
 
 def test_a_fresh_host_gets_the_code_first(host):
     salt, calls = host
-    salt["release_units.live"] = lambda _: None
+    salt["release.live"] = lambda _: None
     ret = backup.restored("acme", confirm="acme")
     assert [call[0] for call in calls] == ["plan", "deploy", "restore"]
     assert calls[1][3] == PLAN["sha"] and ret["changes"]["release"] == {"old": None, "new": "r2"}

@@ -118,8 +118,8 @@ def test_a_watched_file_restarts(world):
 def test_retired(world, test):
     retired = []
     world.state.__opts__ = {"test": test}
-    world.state.__salt__["release_units.strangers"] = lambda sites: ["old"] if sites == [SLUG] else []
-    world.state.__salt__["release_units.retire"] = lambda slug: retired.append(slug) or ["a.service"]
+    world.state.__salt__["release.strangers"] = lambda sites: ["old"] if sites == [SLUG] else []
+    world.state.__salt__["release.retire"] = lambda slug: retired.append(slug) or ["a.service"]
     ret = world.state.retired("sites", [SLUG])
     assert (ret["result"], list(ret["changes"]), retired) == ((None, ["old"], []) if test else (True, ["old"], ["old"]))
     assert "/srv/sum/old and the database sum-old stay" in ret["comment"]

@@ -1,3 +1,4 @@
+# Managed by Golden Path: local changes are overwritten.
 """
 Proves that a site's new Celery worker runs tasks: PROJECT SLUG SECONDS, the worker's process id on standard input.
 

@@ -1,3 +1,4 @@
+# Managed by Golden Path: local changes are overwritten.
 """
 Runs manage.py commands in one process, because each start of Django costs most of a second.
 

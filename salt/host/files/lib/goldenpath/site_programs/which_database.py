@@ -1,3 +1,4 @@
+# Managed by Golden Path: local changes are overwritten.
 """
 Runs one manage.py command, its arguments being this program's, and tells which database it really used.
 

@@ -235,7 +235,8 @@ def call(*argv, request=None, follow=None):
 
 
 def _sentence(said, code, argv):
-    if "Traceback" in said:
+    # Not one of the site's own, which the tail of a log may hold.
+    if said.startswith("Traceback"):
         return f"{COMMAND} {argv[0]} broke: {said.splitlines()[-1]}. Try: goldenpath {' '.join(argv)} on the host"
     if said.startswith("usage:"):
         return (

@@ -4,6 +4,21 @@
 include:
   - host
 
+# Also where somebody applies this by itself: without PONG not even the engine is brought along.
+release-redis-ping:
+  goldenpath.redis_ping:
+    - name: 127.0.0.1
+    - failhard: True
+
+release-redis-ready:
+  goldenpath.redis_ready:
+    - name: redis
+    - failhard: True
+    - require:
+        - goldenpath: release-redis-ping
+    - require_in:
+        - engine: host-engine
+
 {%- for slug in pillar.sites if request.get("site") in (none, slug) %}
 
 release-{{ slug }}:

@@ -128,11 +128,11 @@ class Controller:
 def controller(salt_factories, folder, redis_server):
     """The tree as it is, but that Redis is asked for on the port of the tests."""
     first = folder / "salt"
-    for kind in ("_modules", "_states"):
-        (first / kind).mkdir(parents=True)
-        source = (ROOT / kind / "goldenpath.py").read_text()
-        assert "port=6379" in source
-        (first / kind / "goldenpath.py").write_text(source.replace("port=6379", f"port={redis_server.port}"))
+    (first / "_modules").mkdir(parents=True)
+    source = (ROOT / "_modules/redis_gate.py").read_text()
+    place = 'HOST, PORT = "127.0.0.1", 6379\n'
+    assert place in source
+    (first / "_modules/redis_gate.py").write_text(source.replace(place, place.replace("6379", str(redis_server.port))))
     pillar = folder / "pillar"
     (pillar / "hosts").mkdir(parents=True)
     shutil.copy(ROOT / "pillar/top.sls", pillar)

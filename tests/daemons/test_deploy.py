@@ -105,7 +105,9 @@ def test_a_site_that_is_not_provisioned(controller, redis_up):
     status, told = controller.salt("state.single", "release.deployed", f"name={SLUG}", "--out=json")
     assert status != 0
     (state,) = json.loads(told)[MINION].values()
-    assert state["comment"].startswith(f"{SLUG} is not provisioned on {MINION}: there is no /srv/sum/{SLUG}. Try: salt")
+    assert state["comment"] == (
+        f"{MINION} has no engine yet: there is no /opt/goldenpath/goldenpath. Try: salt {MINION} state.apply"
+    )
     assert (state["result"], state["changes"]) == (False, {})
 
 

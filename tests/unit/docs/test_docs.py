@@ -115,7 +115,7 @@ def preflight_sentences():
         node
         for name in PREFLIGHT[:2]
         for node in ast.walk(ast.parse(text(name)))
-        if isinstance(node, ast.FunctionDef) and (node.name == "_preflight" or node.name.endswith("faults"))
+        if isinstance(node, ast.FunctionDef) and node.name in ("look", "_memory", "faults")
     ]
     strings = [phrase(node) for each in functions for node in ast.walk(each) if isinstance(node, ast.JoinedStr)]
     return [each.split(" Try: ")[0] for each in strings if " Try: " in each]
@@ -154,7 +154,8 @@ def test_every_check_of_the_gate_is_told():
 
 
 def test_every_step_of_a_deploy_is_told_in_order():
-    steps = re.findall(r"run\.step\(\"([^\"]+)\"\)", text("_modules/release.py"))
+    code = "".join(text(f"{ENGINE}/{name}.py") for name in ("release", "steps", "activate", "rollback"))
+    steps = re.findall(r"(?:run|this)\.step\(\"([^\"]+)\"\)", code)
     told = [row[0].strip("`") for row in rows(section(RUNBOOK, "Deploy"))]
     told = [name for name in told if not name.startswith(("deploy-", "release-", "("))]
     assert set(told) | {"restore database"} == set(steps)

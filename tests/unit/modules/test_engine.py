@@ -180,6 +180,10 @@ def test_the_request_goes_in_by_standard_input(world):
             "The engine of web1 is of another version than this checkout. Try: salt-ssh web1 state.apply host",
         ),
         ("exit 7", "ended with 7"),
+        (
+            "printf 'The deploy failed: x. Try: y\\nTraceback (most recent call last):\\nValueError: 1\\n' >&2; exit 1",
+            "The deploy failed: x. Try: y\nTraceback",
+        ),
     ],
 )
 def test_a_failure_is_one_sentence(world, line, sentence):

@@ -83,7 +83,7 @@ class Lab:
         name
             lower-case letters, digits and hyphens, at most 32 (str)
         release
-            bookworm, trixie, 12 or 13 (str)
+            bullseye, bookworm, trixie or forky, or its number (str)
 
         Returns the Host, with ssh ready. Raises LabError when the name is taken or it does not boot.
         """
@@ -201,7 +201,7 @@ class Host:
 
     @property
     def release(self):
-        """bookworm or trixie (str)."""
+        """The code name of its Debian release (str)."""
         return self._record["release"]
 
     @property

@@ -92,6 +92,16 @@ class TestGuest:
         assert host.exec("systemd-run --quiet --wait --pipe --uid=admin id -un").stdout.strip() == "admin"
 
 
+@pytest.mark.parametrize(("release", "python"), [("bullseye", "3.9"), ("forky", "3.14")])
+def test_other_releases_come_up(lab, release, python):
+    """2 s each, once their base roots are built."""
+    with lab.up(name(release), release=release) as host:
+        assert host.exec("systemctl is-system-running --wait").stdout.strip() == "running"
+        assert f"VERSION_CODENAME={release}\n" in host.exec("cat /etc/os-release").stdout
+        assert f"Python {python}." in host.exec("python3 --version").stdout
+        assert "Err:" not in host.exec("apt-get update 2>&1").stdout
+
+
 class TestExec:
     def test_status_and_output(self, host):
         done = host.exec("echo out; echo err >&2; exit 7", check=False)

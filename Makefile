@@ -10,10 +10,10 @@ APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli g
   openssh-client:/usr/bin/ssh gcc:/usr/bin/gcc python3-dev:/usr/bin/python3-config
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab lint test-fast test-hosts test demo demo-info demo-down bench clean
+.PHONY: help setup lab lint test-fast test-hosts test demo demo-info demo-down bench trial-upgrade clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.complete ## the controller: .venv with Salt and the test tools
 
@@ -56,6 +56,9 @@ demo-down: ## remove the demo host
 
 bench: setup lab ## measurements as JSON lines: min, median, max of 3
 	@$(ROOT)/python -m lab.bench
+
+trial-upgrade: setup lab ## a host of an old commit is taken over by this checkout while visitors ask
+	@$(ROOT)/pytest -q -x -p no:cacheprovider tests/trials/test_upgrade.py
 
 clean: ## remove .venv and Salt's caches
 	rm -rf .venv .salt

@@ -10,7 +10,9 @@ import time
 
 from .common import CACHE, HOSTS, LabError, locked, read_json, run, write
 
-RELEASES = {"12": "bookworm", "13": "trixie", "bookworm": "bookworm", "trixie": "trixie"}
+# Hosts of the tree are Debian 12 and 13; forky stands for Ubuntu 26.04, and bullseye has the Redis of Ubuntu 22.04.
+NUMBERS = {"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
+RELEASES = {**NUMBERS, **{name: name for name in NUMBERS.values()}}
 # What a bare VPS image has. Nothing of what the tree itself installs.
 PACKAGES = (
     "ca-certificates",
@@ -53,14 +55,15 @@ def release_name(text):
     """The code name of a release that the lab knows.
 
     text
-        bookworm, trixie, 12 or 13 (str)
+        bullseye, bookworm, trixie or forky, or its number (str)
 
     Raises LabError for any other.
     """
     try:
         return RELEASES[str(text)]
     except KeyError:
-        raise LabError(f"Release {text} is not known. Try one of: bookworm (12), trixie (13)") from None
+        known = ", ".join(f"{name} ({number})" for number, name in NUMBERS.items())
+        raise LabError(f"Release {text} is not known. Try one of: {known}") from None
 
 
 def one_line_sources(text):
@@ -122,7 +125,7 @@ def guest_sources(entries, release):
     entries
         what one_line_sources() and deb822_sources() returned (list of dict)
     release
-        the guest's release (str: bookworm or trixie)
+        the guest's release (str), as release_name() returns it
 
     Returns a list of lines for apt. Empty when the machine has no Debian sources, as on Ubuntu.
     """
@@ -210,7 +213,7 @@ def recipe(release):
     """Everything that the root of a release is made from.
 
     release
-        bookworm or trixie (str)
+        as release_name() returns it (str)
 
     Returns a dict of release, sources, packages, certificates, apt, pip, environment and finish.
     """
@@ -230,7 +233,7 @@ def ensure(release, say=lambda line: None):
     """The base root of a release, built when it is missing.
 
     release
-        bookworm or trixie (str)
+        as release_name() returns it (str)
     say
         called with a line of progress (function)
 

@@ -34,7 +34,7 @@ def _parser():
     command("setup", "install what this machine lacks")
     up = command("up", "make a host and boot it")
     up.add_argument("name")
-    up.add_argument("--release", default="bookworm", help="bookworm or trixie, 12 or 13 (default: bookworm)")
+    up.add_argument("--release", default="bookworm", help="bullseye, bookworm, trixie or forky (default: bookworm)")
     up.add_argument("--json", action="store_true", help="print what `info` prints")
     for name, help in (
         ("shell", "a root shell in a host, over ssh"),

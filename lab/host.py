@@ -1,6 +1,7 @@
 """The lab and its hosts, as code uses them."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -82,19 +83,41 @@ class Lab:
         name
             lower-case letters, digits and hyphens, at most 32 (str)
         release
-            bookworm, trixie, 12 or 13 (str)
+            bullseye, bookworm, trixie or forky, or its number (str)
 
         Returns the Host, with ssh ready. Raises LabError when the name is taken or it does not boot.
         """
         check_name(name)
         network.resolv_conf()  # before the minutes that a base root takes: without a resolver a host is of no use
         root = base.ensure(base.release_name(release), self._say)
+        return self._make(name, {"release": base.release_name(release), "base": str(root)})
+
+    def clone(self, source, name):
+        """Make a host with a copy of another one's disk, and boot it. Name, addresses and identity are its own.
+
+        source
+            a host that is off (Host)
+        name
+            the new host's (str)
+
+        Returns the new Host, with ssh ready. Raises LabError as `up`, and when the other one runs.
+        """
+        check_name(name)
+        record = source._record
+        with source._off():
+            return self._make(
+                name,
+                {"release": record["release"], "base": record["base"]},
+                lambda disk: run("cp", "--archive", "--reflink=auto", source._folder / "disk/upper", disk / "upper"),
+            )
+
+    def _make(self, name, record, fill=lambda disk: None):
         folder = HOSTS / name
         with state_lock():
             if folder.exists():
                 raise LabError(f"Host {name} exists. Try: python -m lab down {name}")
             folder.mkdir(parents=True, mode=0o755)
-            record = {"name": name, "release": base.release_name(release), "base": str(root)}
+            record = {"name": name, **record}
             host = Host(name)
             try:
                 record.update(network.allocate())
@@ -105,10 +128,11 @@ class Lab:
                 host._remove()
                 raise
         try:
+            (folder / "disk").mkdir()
             if filesystem(folder) == "overlayfs":
                 # An overlay cannot lie on an overlay.
-                (folder / "disk").mkdir()
                 run("mount", "-t", "tmpfs", "-o", "mode=755", "goldenpath-lab", folder / "disk")
+            fill(folder / "disk")
             host.start()
         except BaseException:
             host.down()
@@ -177,7 +201,7 @@ class Host:
 
     @property
     def release(self):
-        """bookworm or trixie (str)."""
+        """The code name of its Debian release (str)."""
         return self._record["release"]
 
     @property
@@ -376,6 +400,20 @@ class Host:
             )
         self._wait_ready()
 
+    def shutdown(self, timeout=120.0):
+        """Power it off with systemctl and wait until it is off: what it ran has written all it had. Its disk stays.
+
+        timeout
+            seconds for the whole way down (float)
+
+        Raises LabError when it does not go.
+        """
+        self.exec(["systemctl", "poweroff"], check=False, timeout=timeout)
+        if not wait_for(lambda: not is_locked(self._folder / "supervisor.lock"), timeout):
+            raise LabError(
+                f"Host {self.name} did not go down in {timeout:g} s. Try: python -m lab poweroff {self.name}"
+            )
+
     def poweroff(self):
         """Pull the plug: all its processes are killed at once, without warning. Its disk stays."""
         self._record  # noqa: B018 an unknown host is told as such
@@ -386,6 +424,16 @@ class Host:
         supervisor.end(self.name)
         with state_lock():
             self._remove()
+
+    @contextlib.contextmanager
+    def _off(self):
+        """Keep it off meanwhile; several may."""
+        with open(self._folder / "supervisor.lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LabError(f"Host {self.name} is running. Try: python -m lab poweroff {self.name}") from None
+            yield
 
     def _wait_ready(self):
         end = time.monotonic() + READY_SECONDS

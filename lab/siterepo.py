@@ -25,12 +25,17 @@ class SiteRepository:
         where the work tree is made (pathlib.Path)
     path
         where hosts read it (str)
+    origin
+        the work tree of another one, whose commits this one goes on from (pathlib.Path)
     """
 
-    def __init__(self, folder, path="/srv/git/acme-kitchens.git"):
+    def __init__(self, folder, path="/srv/git/acme-kitchens.git", origin=None):
         self.folder = pathlib.Path(folder)
         self.path = path
         shutil.rmtree(self.folder, ignore_errors=True)
+        if origin:
+            shutil.copytree(origin, self.folder)
+            return
         shutil.copytree(
             REPOSITORY / "examples/site", self.folder, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3")
         )

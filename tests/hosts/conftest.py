@@ -1,4 +1,4 @@
-"""Real hosts for the tests: one per Debian release, provisioned once, shared by the tests of a session."""
+"""Real hosts for the tests: one per Debian release, provisioned once in a session; each worker has a clone of it."""
 
 import json
 import os
@@ -8,22 +8,28 @@ import pytest
 import yaml
 
 from lab import Lab, unwind_on_signals
+from lab.common import is_locked, locked, read_json, wait_for, write
 from lab.controller import Controller
 from lab.demo import DOMAIN, PILLAR, ask
 from lab.siterepo import SiteRepository
 
 SLUG = "acme-kitchens"
 ROOT = f"/srv/sum/{SLUG}"
+RELEASES = ("bookworm", "trixie")
 
 
 class World:
-    """One host, its controller and its site's repository."""
+    """One host, its controller and its site's repository.
 
-    def __init__(self, lab, name, release, folder):
-        self.lab, self.name, self.release = lab, name, release
-        self.host = lab.up(name, release=release)
-        self.controller = Controller(folder / "controller", [self.host])
-        self.repository = SiteRepository(folder / "site")
+    It may be a clone of a host that is off: by then it has that one's id, for a host that is provisioned keeps it.
+    """
+
+    def __init__(self, lab, name, release, folder, source=None, commits=None):
+        self.lab, self.name, self.release = lab, source.name if source else name, release
+        self.host = lab.clone(source, name) if source else lab.up(name, release=release)
+        self.controller = Controller(folder / "controller")
+        self.controller.add(self.host, id=self.name)
+        self.repository = SiteRepository(folder / "site", origin=commits)
         self.pillar = yaml.safe_load(yaml.safe_dump(PILLAR))
         self.pillar["redis"]["maxmemory"] = "64mb"  # a test fills it
         self.write_pillar()
@@ -107,15 +113,65 @@ def lab():
         yield lab
 
 
-def _world(lab, release, folder):
+@pytest.fixture(scope="session", autouse=True)
+def shared(lab, tmp_path_factory):
+    """A folder that all workers of a session have in common. The last of them to end takes their sources down."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    users = folder / "users.json"
+    me = str(os.getpid())
+    with locked(folder / "users.lock"):
+        write(users, json.dumps({**read_json(users), me: True}))
+    yield folder
+    with locked(folder / "users.lock"):
+        left = {user: True for user in read_json(users) if user != me}
+        write(users, json.dumps(left))
+        for made in () if left else folder.glob("*.source"):
+            lab.down(made.read_text())
+            made.unlink()
+
+
+def _provisioned(lab, release, shared):
+    """The session's host of a release, with the site live on v1.0.0 and powered off."""
+    made = shared / f"{release}.source"
+    if not made.exists() and is_locked(shared / f"{release}.lock"):
+        for other in set(RELEASES) - {release}:
+            _provision(lab, other, shared)  # who would only wait makes what is asked for next
+    _provision(lab, release, shared)
+    return lab.get(made.read_text())
+
+
+def _provision(lab, release, shared):
+    """Make the session's host of a release, when nobody has."""
+    made = shared / f"{release}.source"
+    with locked(shared / f"{release}.lock"):
+        if not made.exists():
+            name = f"t{os.getpid() % 100000}s-{release[:2]}"
+            try:
+                world = World(Lab(), name, release, shared / release)
+                world.repository.publish(world.host)
+                failed = {key: state for key, state in world.apply().items() if state[0] is not True}
+                assert not failed, failed
+                status, output = world.deploy()
+                assert status == 0, output
+                # What Salt knows of the host it believes for a while, its addresses included.
+                world.sh("rm -r /var/lib/goldenpath/thin/running_data/var/cache")
+                world.host.shutdown()
+                write(made, name)
+            except BaseException:
+                if name in [host.name for host in lab.hosts()]:
+                    lab.down(name)
+                raise
+
+
+def _world(lab, release, shared, folder):
     name = f"t{os.getpid() % 100000}-{release[:2]}"
     try:
-        world = World(lab, name, release, folder)
-        world.repository.publish(world.host)
-        failed = {key: state for key, state in world.apply().items() if state[0] is not True}
-        assert not failed, failed
-        status, output = world.deploy()
-        assert status == 0, output
+        source = _provisioned(lab, release, shared)
+        world = World(lab, name, release, folder, source, shared / release / "site")
+        # Its workers say that they are there some seconds after the boot.
+        assert wait_for(lambda: world.health() == (200, "ok"), 60, pause=0.2), world.ask()
         yield world
     finally:
         if name in [host.name for host in lab.hosts()]:
@@ -123,16 +179,16 @@ def _world(lab, release, folder):
 
 
 @pytest.fixture(scope="session")
-def bookworm(lab, tmp_path_factory):
-    yield from _world(lab, "bookworm", tmp_path_factory.mktemp("bookworm"))
+def bookworm(lab, shared, tmp_path_factory):
+    yield from _world(lab, "bookworm", shared, tmp_path_factory.mktemp("bookworm"))
 
 
 @pytest.fixture(scope="session")
-def trixie(lab, tmp_path_factory):
-    yield from _world(lab, "trixie", tmp_path_factory.mktemp("trixie"))
+def trixie(lab, shared, tmp_path_factory):
+    yield from _world(lab, "trixie", shared, tmp_path_factory.mktemp("trixie"))
 
 
-@pytest.fixture(params=["bookworm", "trixie"])
+@pytest.fixture(params=RELEASES)
 def world(request):
     """Each of the two Debian releases, with the site live on v1.0.0."""
     return request.getfixturevalue(request.param)
@@ -146,7 +202,7 @@ def turns(fixture, names):
     names
         the test's parameter `name` (iterable of str)
     """
-    pairs = [(("bookworm", "trixie")[at % 2], name) for at, name in enumerate(names)]
+    pairs = [(RELEASES[at % 2], name) for at, name in enumerate(names)]
     return pytest.mark.parametrize((fixture, "name"), pairs, indirect=[fixture])
 
 

@@ -92,6 +92,16 @@ class TestGuest:
         assert host.exec("systemd-run --quiet --wait --pipe --uid=admin id -un").stdout.strip() == "admin"
 
 
+@pytest.mark.parametrize(("release", "python"), [("bullseye", "3.9"), ("forky", "3.14")])
+def test_other_releases_come_up(lab, release, python):
+    """2 s each, once their base roots are built."""
+    with lab.up(name(release), release=release) as host:
+        assert host.exec("systemctl is-system-running --wait").stdout.strip() == "running"
+        assert f"VERSION_CODENAME={release}\n" in host.exec("cat /etc/os-release").stdout
+        assert f"Python {python}." in host.exec("python3 --version").stdout
+        assert "Err:" not in host.exec("apt-get update 2>&1").stdout
+
+
 class TestExec:
     def test_status_and_output(self, host):
         done = host.exec("echo out; echo err >&2; exit 7", check=False)
@@ -200,6 +210,45 @@ class TestBoot:
             assert not host.running
             host.start()
             assert host.running
+
+
+class TestClone:
+    def test_has_the_disk_and_an_identity_of_its_own(self, lab):
+        with lab.up(name("first"), release="trixie") as first:
+            first.write("/srv/data/kept", "kept")
+            identity = "cat /etc/machine-id /etc/hostname /etc/ssh/ssh_host_ed25519_key.pub; hostname"
+            before = first.exec(identity).stdout.splitlines()
+            with pytest.raises(LabError, match=rf"{first.name} is running\. Try: python -m lab poweroff {first.name}"):
+                lab.clone(first, name("second"))
+            assert name("second") not in [host.name for host in lab.hosts()]
+            first.shutdown()
+            assert first.info()["state"] == "off"
+            with lab.clone(first, name("second")) as second:
+                assert second.release == "trixie" and second.address != first.address
+                assert second.exec("cat /srv/data/kept").stdout == "kept"
+                assert not set(before) & set(second.exec(identity).stdout.splitlines())
+                assert second.exec("systemctl is-system-running --wait").stdout.strip() == "running"
+                words = [*second.ssh_command("admin"), "sudo", "mv", "/srv/data", "/srv/gone"]
+                assert subprocess.run(words, capture_output=True, timeout=20).returncode == 0
+                first.start()
+                assert first.exec("cat /srv/data/kept").stdout == "kept"
+                assert first.exec(identity).stdout.splitlines() == before
+                assert second.exec(["ping", "-c1", "-W2", first.address]).returncode == 0
+
+    def test_shutdown_warns_what_runs(self, lab):
+        with lab.up(name("warned"), release="bookworm") as host:
+            unit = "sh -c 'trap \"echo warned > /srv/warned; exit\" TERM; while :; do sleep 0.1; done'"
+            host.exec(f"systemd-run --quiet --unit=trap {unit}")
+            host.shutdown()
+            host.start()
+            assert host.exec("cat /srv/warned").stdout == "warned\n"
+
+    def test_a_source_stays_off_while_it_is_copied(self, lab):
+        with lab.up(name("held"), release="bookworm") as host:
+            host.poweroff()
+            with host._off(), host._off(), pytest.raises(LabError, match=f"{host.name} is running"):
+                host.start()
+            host.start()
 
 
 class TestDown:

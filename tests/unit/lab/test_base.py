@@ -49,8 +49,8 @@ class TestReleaseName:
         assert base.release_name(given) == "bookworm"
 
     def test_unknown_is_refused(self):
-        with pytest.raises(LabError, match=r"11 is not known.*bookworm.*trixie"):
-            base.release_name("11")
+        with pytest.raises(LabError, match=r"10 is not known.*bullseye.*bookworm.*trixie.*forky"):
+            base.release_name("10")
 
 
 class TestSources:

@@ -2,6 +2,8 @@ import pytest
 
 from lab import LabError, cli, host, supervisor
 
+KNOWN = "bullseye (11), bookworm (12), trixie (13), forky (14)"
+
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
@@ -49,7 +51,7 @@ class TestRefusals:
             (["exec", "nobody"], "No command given. Try: python -m lab exec nobody -- uptime"),
             (["down"], "Name the hosts, or all of them. Try: python -m lab down --all"),
             (["down", "nobody", "--all"], "Name the hosts, or all of them. Try: python -m lab down --all"),
-            (["up", "a", "--release", "11"], "Release 11 is not known. Try one of: bookworm (12), trixie (13)"),
+            (["up", "a", "--release", "10"], f"Release 10 is not known. Try one of: {KNOWN}"),
         ],
     )
     def test_one_sentence(self, empty, capsys, words, sentence):

@@ -57,7 +57,7 @@ def _celery(run, release):
         return
     # What asks the worker is imported while the old one ends its tasks.
     done = manage.program(
-        site, release, "celery_proof.py", site.facts["project"], site.slug, str(WORKER_SECONDS),
+        site, release, "celery_proof.py", site.environment(release)["PROJECT"], site.slug, str(WORKER_SECONDS),
         timeout=WORKER_SECONDS + 20, feed=restarted,
     )  # fmt: skip
     if done.code:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from . import PROTOCOL, VERSION, alert, health, host, jobs, launch, release, rollback, settle, text, units, watch
+from . import PROTOCOL, VERSION, alert, facts, health, host, jobs, launch, release, rollback, settle, text, units, watch
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -117,8 +117,14 @@ def _exchange(arguments):
     return jobs.exchange(arguments.site, arguments.dump)
 
 
-# The verb, its help, how its site is given, and its work.
+def _ps(arguments):
+    found = facts.gather()
+    return found if arguments.json else facts.table(found)
+
+
+# The verb, its help, how its site is given (0: not at all), and its work.
 _VERBS = (
+    ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
     ("health", "ask a site's live release, or its front door", None, _health),
     ("releases", "what is live, and how it came to be", "?", _releases),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
@@ -145,7 +151,9 @@ def _parser():
     for name, text_, site, work in _VERBS:
         made[name] = verbs.add_parser(name, help=text_, description=text_)
         made[name].set_defaults(work=work)
-        made[name].add_argument("site", nargs=site, metavar="SITE")
+        if site != 0:
+            made[name].add_argument("site", nargs=site, metavar="SITE")
+    made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))
     made["releases"].add_argument("--limit", type=int, default=10, metavar="N", help="the last N records")
@@ -206,6 +214,6 @@ def main(argv):
     except OSError as exc:
         print(f"{exc.strerror or exc}: {exc.filename or arguments.verb}. Try: df -h", file=sys.stderr)
         return FAILED
-    print(json.dumps(answer, indent=1, default=str))
+    print(answer if isinstance(answer, str) and arguments.verb == "ps" else json.dumps(answer, indent=1, default=str))
     print(f"{arguments.verb}: {time.monotonic() - began:.1f} s", file=sys.stderr)
     return DONE

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, example_pillar
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 HOME = ROOT / ".salt/pythons"
-NEEDS = ("pytest", "pytest-timeout", "cryptography")
+NEEDS = ("pytest", "pytest-timeout")
 
 
 def interpreter(version):

@@ -147,6 +147,24 @@ process.run(["/bin/sh", "-c", line], cwd={str(tmp_path)!r})
     assert ended(pid)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_program_of_another_user_is_taken_along_too():
+    """A change of user takes the leash off a process (prctl(2)): it is put on after that."""
+    program = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(os.path.dirname(process.__file__))!r})
+from goldenpath import process
+program = process.start(["/usr/bin/sleep", "64"], user="nobody")
+print(program.pid, flush=True)
+program.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as deploy:
+        pid = int(deploy.stdout.readline())
+        assert not ended_now(pid)
+        deploy.send_signal(signal.SIGKILL)
+    assert ended(pid)
+
+
 def ended_now(pid):
     return not pathlib.Path(f"/proc/{pid}").exists()
 

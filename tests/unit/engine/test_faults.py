@@ -8,7 +8,7 @@ from goldenpath import lock, preflight
 from goldenpath import run as runs
 from goldenpath.errors import Failed
 
-from .test_release import SLUG, host  # noqa: F401  host is the fixture
+from .test_release import SECRET, SLUG, host  # noqa: F401  host is the fixture
 
 BUILDING = ["preflight", "clean", "fetch", "environment", "static", "dump", "migrate"]
 SERVING = ["start", "prove", "switch", "front door", "celery", "drain"]
@@ -153,6 +153,15 @@ def test_a_rollback_with_its_database_that_fails_in_each_step(ready, monkeypatch
     assert told.endswith(". The database is back.")
     ended = [event[1] for event in ready.events if event[0] == "exchange"][-1]
     assert ended == "back" and ready.good()[-1] == ready.live
+
+
+def test_what_nobody_expected_is_one_sentence_and_the_rest_stands_below(ready, monkeypatch):
+    at(ready, monkeypatch, "static", "before", ValueError(f"not this\nbut {SECRET} that"))
+    with pytest.raises(Failed) as told:
+        ready.deploy("v2")
+    assert str(told.value).endswith(f"at step static: ValueError: not this. Release {ready.live} goes on serving.")
+    assert told.value.tail == "but ********** that"
+    assert ready.history[-1]["reason"] == "ValueError: not this"
 
 
 # The gate comes before everything that a deploy touches.

@@ -69,7 +69,7 @@ def _failed(this, record, before, exc):
         state = f"Release {before} goes on serving"
     else:
         state = "The site has no release yet"
-    sentence = this.masked(run.reason(exc))
+    sentence, below = this.why(exc)
     record.update(
         outcome="bad" if bad else "failed", reason=sentence, step=step, seconds=this.seconds(), steps=this.steps
     )
@@ -79,7 +79,7 @@ def _failed(this, record, before, exc):
     return Failed(
         f"The deploy of {record['ref']} to {site.slug} on {host.name()} failed at step {step}: "
         f"{sentence.rstrip('.')}. {state}{_moved(record)}.",
-        this.masked(getattr(exc, "tail", "")),
+        below,
     )
 
 

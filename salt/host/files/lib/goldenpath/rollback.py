@@ -91,7 +91,7 @@ def _failed(this, record, exc, exchanged):
     if exchanged:
         with contextlib.suppress(Failed):
             state += f". {heal.heal(site)}"
-    sentence = this.masked(run.reason(exc))
+    sentence, below = this.why(exc)
     record.update(outcome="failed", reason=sentence, step=step, seconds=this.seconds(), steps=this.steps)
     run.remember(site, record)
     if switched:
@@ -100,5 +100,5 @@ def _failed(this, record, exc, exchanged):
     return Failed(
         f"The rollback of {site.slug} on {host.name()} to {target} failed at step {step}: "
         f"{sentence.rstrip('.')}. {state}.",
-        this.masked(getattr(exc, "tail", "")),
+        below,
     )

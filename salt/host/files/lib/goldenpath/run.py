@@ -41,6 +41,11 @@ class Run:
         """What the site's own programs print, without what the pillar calls secret."""
         return text.masked(told, self.site.secrets())
 
+    def why(self, exc):
+        """Why something failed: one sentence, and what stands below it, both without secrets."""
+        sentence, _, below = self.masked(reason(exc)).partition("\n")
+        return sentence, "\n".join(part for part in (below, self.masked(getattr(exc, "tail", ""))) if part)
+
     def seconds(self):
         """How long it took."""
         return round(time.time() - self.began, 2)

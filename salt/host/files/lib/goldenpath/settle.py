@@ -1,6 +1,7 @@
 """What should live and does not is set right: the live release, and what belongs to it, is up."""
 
 import os
+import time
 
 from . import files, health, host, journal, lock, units
 from . import site as sites
@@ -42,7 +43,7 @@ def settle(site, restart=False):
                 f"A restore of {site.slug} on {host.name()} was interrupted and is being put back. "
                 "Try: systemctl status goldenpath-heal on the host, then again"
             )
-        live, done = site.current, unsettled(site)
+        live, done, began = site.current, unsettled(site), time.time()
         for step in done:
             verb, _, unit = step.partition(" ")
             told = units.systemctl(*verb.split("+"), unit)
@@ -51,6 +52,6 @@ def settle(site, restart=False):
                 raise Failed(f"{what}: {reason(told.output)}. Try: journalctl -u {unit}")
         if os.path.exists(owed):
             # gunicorn is ready before its workers have imported the site.
-            health.prove(site, live, f"Release {live} of {site.slug}, restarted with what changed,")
+            health.prove(site, live, f"Release {live} of {site.slug}, restarted with what changed,", began)
             files.remove(owed)
     return done

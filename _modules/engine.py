@@ -5,6 +5,7 @@ The engine that operates a host's sites: a Python package of ours, in a folder n
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -165,7 +166,29 @@ def _folder(path):
 
 def _install(files, digest):
     _folder(FOLDER)
-    home, making = f"{FOLDER}/{digest}", f"{FOLDER}/{digest}.new"
+    home = f"{FOLDER}/{digest}"
+    # One that is there already may be in use.
+    if not _whole(home, digest):
+        _make(files, home)
+    link = f"{FOLDER}/current"
+    if os.path.lexists(link + ".new"):
+        os.unlink(link + ".new")
+    os.symlink(digest, link + ".new")
+    before = current()["digest"]
+    os.rename(link + ".new", link)
+    _tidy({digest, before})
+
+
+def _whole(home, digest):
+    found = {}
+    for path in glob.glob(f"{home}/{PACKAGE}/**/*.py", recursive=True):
+        with open(path, "rb") as stream:
+            found[os.path.relpath(path, f"{home}/{PACKAGE}")] = stream.read()
+    return _digest(found) == digest
+
+
+def _make(files, home):
+    making = f"{home}.new"
     shutil.rmtree(making, ignore_errors=True)
     _folder(making)
     for name, data in files.items():
@@ -180,13 +203,6 @@ def _install(files, digest):
     # Half a folder of an installation that was killed is not taken for one.
     shutil.rmtree(home, ignore_errors=True)
     os.rename(making, home)
-    link = f"{FOLDER}/current"
-    if os.path.lexists(link + ".new"):
-        os.unlink(link + ".new")
-    os.symlink(digest, link + ".new")
-    before = current()["digest"]
-    os.rename(link + ".new", link)
-    _tidy({digest, before})
 
 
 def _tidy(keep):

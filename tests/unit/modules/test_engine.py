@@ -219,3 +219,21 @@ def test_a_minion_tells_the_steps_as_events(world):
     pathlib.Path(world.folder, "acme.progress").write_text("")
     world.module.call("call", "deploy", "acme", follow="acme")
     assert world.events == [("goldenpath/progress/acme", line) for line in lines]
+
+
+def test_going_back_and_forth_touches_no_engine_that_is_there(world):
+    first = world.install()["engine"]["new"]
+    before = (world.folder / "engine" / first).stat().st_ino
+    text = (world.files / "text.py").read_text()
+    (world.files / "text.py").write_text("# another\n")
+    world.install()
+    (world.files / "text.py").write_text(text)
+    assert world.install()["engine"]["new"] == first
+    assert (world.folder / "engine" / first).stat().st_ino == before, "what runs from it goes on"
+    # Half of one is made anew.
+    (world.files / "text.py").write_text("# another\n")
+    world.install()
+    (world.folder / "engine" / first / "goldenpath/cli.py").unlink()
+    (world.files / "text.py").write_text(text)
+    world.install()
+    assert (world.folder / "engine/current/goldenpath/cli.py").exists()

@@ -5,11 +5,11 @@ Who starts it (Salt's façade, a person) waits for its result, and does not take
 does. The request goes in by standard input from a file that only root reads, and that is gone once it is read.
 """
 
-import contextlib
 import json
 import os
 import sys
 import time
+import traceback
 
 from . import files, host, lock, process, units
 from . import site as sites
@@ -76,15 +76,11 @@ def _exists(done):
 
 
 def _busy(slug, verb):
-    # Where the other one has the lock by now, its holder is told.
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            with lock.of_site(sites.load(slug), verb):
-                pass
-        except Busy as exc:
-            return exc
     name = unit(verb, slug)
-    return Busy(f"{name} runs on {host.name()} already. Try: wait for it, or end it with: systemctl stop {name}")
+    sentence = lock.of_process(sites.load(slug), units.main_pid(f"{name}.service"))
+    return Busy(
+        sentence or f"{name} runs on {host.name()} already. Try: wait for it, or end it with: systemctl stop {name}"
+    )
 
 
 def _ended(verb, slug, done):
@@ -108,6 +104,16 @@ def _outcome(answer):
     return answer["answer"]
 
 
+def _sentence(exc):
+    if isinstance(exc, Failed):
+        return str(exc)
+    if isinstance(exc, OSError):
+        return f"{exc}. Try: df -h"
+    # A fault of ours: where it is stands in the journal.
+    traceback.print_exc()
+    return f"{type(exc).__name__}: {exc}. Try: journalctl -u 'goldenpath-*' -n 50"
+
+
 def perform(work, asked, told):
     """
     Inside the unit: read the request, work, and leave the result. Returns an exit status.
@@ -118,8 +124,8 @@ def perform(work, asked, told):
     files.remove(asked)
     try:
         files.write_json(told, {"answer": work(request)})
-    except (Failed, OSError) as exc:
-        sentence = str(exc) if isinstance(exc, Failed) else f"{exc}. Try: df -h"
+    except Exception as exc:
+        sentence = _sentence(exc)
         refused, tail = isinstance(exc, Refused), getattr(exc, "tail", "")
         files.write_json(told, {"error": sentence, "tail": tail, "refused": refused})
         print(sentence, file=sys.stderr)

@@ -6,12 +6,17 @@ import json
 import os
 import time
 
-from . import host
+from . import files, host
 from . import site as sites
 from .errors import Busy
 from .text import now
 
 BACKUPS = "/run/goldenpath-backup.lock"
+_SENTENCE = (
+    "{slug} on {host} is held by {who} since {since}, at step {step}. "
+    "Try: wait for it, give wait (seconds), or end it with: kill {pid}"
+)
+_BUSY = "{host} is busy with a {who} since {since} (process {pid}). Try: again when it is done"
 
 
 class Held:
@@ -30,12 +35,12 @@ class Held:
 
 
 @contextlib.contextmanager
-def _locked(path, who, wait, sentence):
+def _locked(path, who, wait, what, sentence):
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as stream:
         end = time.monotonic() + wait
         while not _taken(stream):
             if time.monotonic() >= end:
-                raise Busy(sentence.format(**_holder(stream)))
+                raise Busy(sentence.format(host=host.name(), **what, **_holder(stream)))
             time.sleep(0.2)
         yield Held(stream, who)
 
@@ -56,22 +61,21 @@ def _holder(stream):
     return {"who": "somebody", "since": "a moment", "step": "start", "pid": "PID", **held}
 
 
+def of_process(site, pid):
+    """Who holds a site's lock, as a sentence, where it is this process; else an empty string. Takes nothing."""
+    held = files.read_json(site.path(sites.LOCK))
+    return _SENTENCE.format(slug=site.slug, host=host.name(), **held) if held.get("pid") == pid else ""
+
+
 def of_site(site, who, wait=0):
     """
     The lock of a site: deploy, rollback, backup, restore and state.apply take turns.
 
     who: who holds it, for those who wait. wait: seconds. Yields ``Held``; raises Busy.
     """
-    return _locked(
-        site.path(sites.LOCK), who, wait,
-        f"{site.slug} on {host.name()} is held by {{who}} since {{since}}, at step {{step}}. "
-        "Try: wait for it, give wait (seconds), or end it with: kill {pid}",
-    )  # fmt: skip
+    return _locked(site.path(sites.LOCK), who, wait, {"slug": site.slug}, _SENTENCE)
 
 
 def of_backups(what, wait=0):
     """The lock of the host's backups: backup, drill, check and restore, one at a time."""
-    return _locked(
-        BACKUPS, what, wait,
-        f"{host.name()} is busy with a {{who}} since {{since}} (process {{pid}}). Try: again when it is done",
-    )  # fmt: skip
+    return _locked(BACKUPS, what, wait, {}, _BUSY)

@@ -1,0 +1,132 @@
+"""A verb as a unit: how it is asked for, how it answers, and what is said where it was ended."""
+
+import io
+import os
+
+import pytest
+from goldenpath import files, host, launch, process, units
+from goldenpath.errors import Busy, Failed, Refused
+
+CANARY = "s3cr3t-canary"
+
+
+@pytest.fixture
+def systemd(paths, monkeypatch):
+    """systemd-run that does what a test says with the request and the place for the result."""
+    os.makedirs(host.RUN)
+    os.makedirs(host.SITES)
+    with open(f"{host.SITES}/acme.json", "w") as stream:
+        stream.write('{"slug": "acme"}')
+    calls = []
+
+    def run(argv, **_):
+        assert argv[0] == launch.SYSTEMD_RUN and CANARY not in " ".join(argv)
+        asked, told = argv[argv.index("--request") + 1], argv[argv.index("--result") + 1]
+        assert f"StandardInput=file:{asked}" in argv and os.stat(asked).st_mode & 0o777 == 0o600
+        calls.append(argv)
+        return run.does(asked, told) or process.Done(0, "", "")
+
+    monkeypatch.setattr(process, "run", run)
+    monkeypatch.setattr(units, "journal", lambda *_: "one\nkilled by somebody.\n")
+    monkeypatch.setattr(units, "main_pid", lambda unit: 4711)
+    run.calls = calls
+    return run
+
+
+def answers(document):
+    return lambda asked, told: files.write_json(told, document)
+
+
+def test_the_answer_of_a_unit(systemd):
+    systemd.does = answers({"answer": {"release": "r"}})
+    assert launch.run("deploy", "acme", {"pillar": {"secrets": {"A": CANARY}}}) == {"release": "r"}
+    assert "--unit=goldenpath-deploy-acme" in systemd.calls[0]
+    assert os.listdir(host.RUN) == [], "neither the request nor the answer stays"
+
+
+def test_a_failure_of_a_unit(systemd):
+    systemd.does = answers({"error": "no. Try: x", "tail": "last lines", "refused": False})
+    with pytest.raises(Failed, match=r"^no\. Try: x$") as told:
+        launch.run("deploy", "acme", {})
+    assert told.value.tail == "last lines" and not isinstance(told.value, Refused)
+    systemd.does = answers({"error": "no. Try: x", "refused": True})
+    with pytest.raises(Refused):
+        launch.run("deploy", "acme", {})
+
+
+def test_a_unit_that_was_ended_says_so(systemd):
+    systemd.does = lambda asked, told: process.Done(1, "", "")
+    with pytest.raises(Failed) as told:
+        launch.run("deploy", "acme", {})
+    assert str(told.value) == (
+        "The deploy of acme on web1 was ended before it was done (killed by somebody): what it left is tidied up by "
+        "the next one. Try: journalctl -u goldenpath-deploy-acme"
+    )
+
+
+THERE = process.Done(
+    1, "Failed to start transient service unit: Unit x.service was already loaded or has a fragment file.", ""
+)
+
+
+def test_a_second_one_is_told_who_is_at_it(systemd, monkeypatch):
+    systemd.does = lambda asked, told: THERE
+    with pytest.raises(Busy, match=r"^goldenpath-deploy-acme runs on web1 already\. Try: wait for it"):
+        launch.run("deploy", "acme", {})
+    site = launch.sites.load("acme")
+    os.makedirs(site.root)
+    held = {"who": "anna@laptop", "since": "now", "step": "migrate", "pid": 4711}
+    files.write_json(site.path("deploy.lock"), held)
+    with pytest.raises(Busy, match=r"^acme on web1 is held by anna@laptop since now, at step migrate\."):
+        launch.run("deploy", "acme", {})
+
+
+def test_a_second_one_waits_its_turn(systemd, monkeypatch):
+    monkeypatch.setattr(launch.time, "sleep", lambda _: None)
+    turns = iter([lambda *_: THERE, lambda *_: THERE, answers({"answer": "done"})])
+    systemd.does = lambda asked, told: next(turns)(asked, told)
+    assert launch.run("deploy", "acme", {}, wait=60) == "done"
+    assert len(systemd.calls) == 3
+
+
+# Inside the unit
+
+
+@pytest.fixture
+def inside(paths, monkeypatch):
+    os.makedirs(host.RUN)
+    asked, told = f"{host.RUN}/x.request", f"{host.RUN}/x.result"
+    files.write_json(asked, {"ref": "v1"})
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"ref": "v1"}'))
+    return asked, told
+
+
+def test_the_request_is_gone_once_it_is_read(inside):
+    asked, told = inside
+
+    def work(request):
+        assert not os.path.exists(asked)
+        return request["ref"]
+
+    assert launch.perform(work, asked, told) == 0
+    assert files.read_json(told) == {"answer": "v1"}
+    assert os.stat(told).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("exc", "error", "refused"),
+    [
+        (Failed("no. Try: x", "tail"), "no. Try: x", False),
+        (Refused("not now. Try: x"), "not now. Try: x", True),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device. Try: df -h", False),
+        (KeyError("x"), "KeyError: 'x'. Try: journalctl -u 'goldenpath-*' -n 50", False),
+    ],
+)
+def test_whatever_happens_there_is_an_answer(inside, exc, error, refused, capsys):
+    def work(request):
+        raise exc
+
+    assert launch.perform(work, *inside) == 1
+    found = files.read_json(inside[1])
+    assert (found["error"], found["refused"]) == (error, refused)
+    assert error in capsys.readouterr().err

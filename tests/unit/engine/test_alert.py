@@ -173,3 +173,16 @@ def test_targets(alert):
     alert.configure(webhook="https://hooks.example/a", mail="ops@acme.example")
     alert.main("b.service")
     assert [target for target, _ in alert.sent] == ["https://hooks.example/a", "ops@acme.example"]
+
+
+def test_who_would_be_told_is_not_known(alert, capsys):
+    pathlib.Path(hosts.ETC, "alert.json").unlink()
+    assert alert.main("a.service") == 1
+    assert "alert.json cannot be read. Try: salt-ssh web1 state.apply alert" in capsys.readouterr().err
+
+
+def test_a_part_of_the_webhook_is_hidden_too(alert):
+    alert.configure(webhook="https://hooks.example/T01/B02-canary?token=x-canary")
+    alert.said["journalctl"] = "POST /T01/B02-canary took none\nwith token=x-canary\n"
+    alert.main("a.service")
+    assert "canary" not in json.dumps([body for _, body in alert.sent])

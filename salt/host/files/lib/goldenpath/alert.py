@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 
 from . import files, host, process, text, units
@@ -33,9 +34,15 @@ def secrets(known):
     """Everything on this host that no message may hold. known: what ``config`` has."""
     return [
         *known.get("secrets", []),
-        *([known["webhook"]] if known.get("webhook") else []),
+        *_parts(known.get("webhook") or ""),
         *(value for site in sites.every() for value in site.secrets()),
     ]
+
+
+def _parts(url):
+    """An URL, and what of it is a secret by itself: its path and its query."""
+    parts = urllib.parse.urlsplit(url)
+    return [part for part in (url, parts.path.strip("/"), parts.query) if part]
 
 
 def _facts_of(unit):
@@ -104,6 +111,11 @@ SENDERS = {
 def main(unit):
     """Tell, or count what is not told. Returns an exit status."""
     known = config()
+    if not known:
+        # Who would be told is not known, and silence would look like health.
+        print(f"{unit} failed, and {host.ETC}/alert.json cannot be read. "
+              f"Try: {host.command('state.apply alert')}", file=sys.stderr)  # fmt: skip
+        return 1
     path = f"{host.STATE}/alerts/{re.sub('[^A-Za-z0-9@._-]', '_', unit)}.json"
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     last = files.read_json(path)

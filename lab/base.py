@@ -23,6 +23,7 @@ PACKAGES = (
     "less",
     "libpam-systemd",
     "netbase",
+    "openssh-client",
     "openssh-server",
     "procps",
     "python3",

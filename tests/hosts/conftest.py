@@ -114,7 +114,7 @@ def lab():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared(lab, tmp_path_factory):
+def shared(tmp_path_factory):
     """A folder that all workers of a session have in common. The last of them to end takes their sources down."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -128,7 +128,7 @@ def shared(lab, tmp_path_factory):
         left = {user: True for user in read_json(users) if user != me}
         write(users, json.dumps(left))
         for made in () if left else folder.glob("*.source"):
-            lab.down(made.read_text())
+            Lab().down(made.read_text())
             made.unlink()
 
 

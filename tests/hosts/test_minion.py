@@ -78,7 +78,7 @@ def fleet(bookworm, tmp_path_factory):
     with master.Master(tmp_path_factory.mktemp("m")) as daemon:
         daemon.pillar(bookworm.name, bookworm.pillar)
         try:
-            daemon.admit(bookworm.host)
+            daemon.admit(bookworm.host, id=bookworm.name)
             fleet = Fleet(bookworm, daemon)
             status, fleet.synced = fleet.salt("saltutil.sync_all")
             assert status == 0, fleet.synced

@@ -102,13 +102,13 @@ def _difference(files):
     )
     if there["digest"] != digest and not newer:
         changes["engine"] = {"old": there["digest"], "new": digest}
-    facts = _facts()
     try:
         with open(HOST, encoding="utf-8") as stream:
             known = json.load(stream)
     except (OSError, ValueError):
         known = {}
-    if known != facts:
+    # A host that is reached both ways stays with the first: each façade names its own command all the same.
+    if known.get("host") != __grains__["id"] or known.get("salt") not in ("salt", "salt-ssh"):
         changes[HOST] = "written"
     return changes
 
@@ -259,6 +259,9 @@ def _sentence(said, code, argv):
             f"The engine of {__grains__['id']} is of another version than this checkout. "
             f"Try: {__salt__['goldenpath.command']('state.apply', 'host')}"
         )
+    # The engine names the command by which it was provisioned, and not that of who asks now.
+    ours = __salt__["goldenpath.command"]()
+    said = re.sub(rf"(?<!\w)salt(-ssh)? {re.escape(__grains__['id'])}(?![\w.-])", lambda _: ours, said)
     return said or f"{COMMAND} ended with {code}"
 
 

@@ -237,3 +237,17 @@ def test_going_back_and_forth_touches_no_engine_that_is_there(world):
     (world.files / "text.py").write_text(text)
     world.install()
     assert (world.folder / "engine/current/goldenpath/cli.py").exists()
+
+
+def test_a_host_that_is_reached_both_ways_is_not_changed_each_time(world):
+    world.install()
+    world.module.__opts__["file_client"] = "remote"
+    assert world.module.difference(SOURCE) == {}
+
+
+def test_a_minion_is_told_its_own_command(world):
+    world.module.__salt__["goldenpath.command"] = lambda *words: " ".join(["salt web1", *words])
+    world.command("echo 'It is old. Try: salt-ssh web1 goldenpath.backup; not web10: salt-ssh web10 x' >&2; exit 1")
+    with pytest.raises(CommandExecutionError) as told:
+        world.module.call("list")
+    assert str(told.value) == "It is old. Try: salt web1 goldenpath.backup; not web10: salt-ssh web10 x"

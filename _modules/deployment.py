@@ -71,6 +71,65 @@ def _silent(hosts, seconds):
     return sorted(host for host in hosts if told.get(host) is not True)
 
 
+def _faults(action, request):
+    """
+    What is wrong with what the operator asked for, by itself.
+    """
+    allowed = _ASKED[action]
+    errors = []
+    for key, value in sorted(request.items()):
+        if key not in allowed:
+            errors.append(f"{key}: {action} knows no such key. Try one of: {', '.join(sorted(allowed))}")
+        elif type(value) is not allowed[key]:
+            kind = {str: "text, in quotes", int: "a whole number", bool: "true or false"}[allowed[key]]
+            errors.append(f"{key}: {value!r} is not {kind}")
+        elif isinstance(value, str) and not value.strip():
+            errors.append(f"{key}: is empty. Try: name one, or leave the key out")
+    for key in ("target", "site") if action == "restore" else ():
+        if key not in request:
+            errors.append(f"{key}: is missing. Try: name the one that is to be restored")
+    return errors
+
+
+def _chosen(action, request, pillars):
+    """
+    The sites of each host that are meant, and why there are none.
+    """
+    target, site = request.get("target", "*"), request.get("site")
+    chosen = {host: [slug for slug in pillar["sites"] if site in (None, slug)] for host, pillar in pillars.items()}
+    chosen = {host: slugs for host, slugs in chosen.items() if slugs}
+    if not chosen:
+        there = sorted({slug for pillar in pillars.values() for slug in pillar["sites"]})
+        return {}, [
+            f"No host that matches {target!r} has {'the site ' + site if site else 'a site'}. "
+            f"Known: {', '.join(there) or 'none'}. Try: name it under `sites:` in pillar/hosts"
+        ]
+    if action == "rollback" and sum(map(len, chosen.values())) > 1:
+        there = "; ".join(f"{host}: {', '.join(slugs)}" for host, slugs in sorted(chosen.items()))
+        return {}, [
+            f"A rollback is for one site, and this one would be for {there}. Try: name it by `target` and `site`"
+        ]
+    return chosen, []
+
+
+def _begin(chosen):
+    """
+    Why hosts cannot be worked on; where there is no reason, what they do is on the screen from here on.
+    """
+    entries = None
+    seconds = (__opts__.get("goldenpath") or {}).get("connect_timeout")
+    if _transport() == "ssh":
+        roster = salt.roster.Roster(__opts__, "flat").targets("*", "glob")
+        entries = {host: roster[host] for host in chosen}
+        silent = __salt__["screen.unreachable"](entries, seconds) if seconds else {}
+        errors = [fault for _, fault in sorted(silent.items())]
+    else:
+        errors = [f"{host} does not answer. Try: salt {host} test.ping" for host in _silent(chosen, seconds or 10)]
+    if not errors:
+        __salt__["screen.watch"](chosen, entries)
+    return errors
+
+
 def plan(action, request):
     """
     The hosts and sites that an orchestration is for, or all reasons not to begin.
@@ -88,22 +147,10 @@ def plan(action, request):
 
         salt-run state.orchestrate deploy pillar='{"target": "web*", "site": "acme-kitchens"}'
     """
-    allowed = _ASKED[action]
-    errors = []
-    for key, value in sorted(request.items()):
-        if key not in allowed:
-            errors.append(f"{key}: {action} knows no such key. Try one of: {', '.join(sorted(allowed))}")
-        elif type(value) is not allowed[key]:
-            kind = {str: "text, in quotes", int: "a whole number", bool: "true or false"}[allowed[key]]
-            errors.append(f"{key}: {value!r} is not {kind}")
-        elif isinstance(value, str) and not value.strip():
-            errors.append(f"{key}: is empty. Try: name one, or leave the key out")
-    for key in ("target", "site") if action == "restore" else ():
-        if key not in request:
-            errors.append(f"{key}: is missing. Try: name the one that is to be restored")
     chosen = {}
+    errors = _faults(action, request)
     if not errors:
-        target, site = request.get("target", "*"), request.get("site")
+        target = request.get("target", "*")
         matched, known = hosts(target)
         if not matched:
             errors.append(
@@ -113,40 +160,12 @@ def plan(action, request):
         pillars = {host: _pillar(host) for host in matched}
         for host, pillar in pillars.items():
             errors += [error if error.startswith(host) else f"{host}: {error}" for error in pillar.get("_errors", [])]
-        if not errors:
-            chosen = {
-                host: [slug for slug in pillar["sites"] if site in (None, slug)] for host, pillar in pillars.items()
-            }
-            chosen = {host: slugs for host, slugs in chosen.items() if slugs}
-            if not chosen:
-                there = sorted({slug for pillar in pillars.values() for slug in pillar["sites"]})
-                errors.append(
-                    f"No host that matches {target!r} has {'the site ' + site if site else 'a site'}. "
-                    f"Known: {', '.join(there) or 'none'}. Try: name it under `sites:` in pillar/hosts"
-                )
-            elif action == "rollback" and sum(map(len, chosen.values())) > 1:
-                there = "; ".join(f"{host}: {', '.join(slugs)}" for host, slugs in sorted(chosen.items()))
-                errors.append(
-                    f"A rollback is for one site, and this one would be for {there}. "
-                    "Try: name it by `target` and `site`"
-                )
-                chosen = {}
-    if chosen:
-        entries = None
-        seconds = (__opts__.get("goldenpath") or {}).get("connect_timeout")
-        if _transport() == "ssh":
-            roster = salt.roster.Roster(__opts__, "flat").targets("*", "glob")
-            entries = {host: roster[host] for host in chosen}
-            if seconds:
-                errors += [fault for _, fault in sorted(__salt__["progress.unreachable"](entries, seconds).items())]
-        else:
-            errors += [f"{host} does not answer. Try: salt {host} test.ping" for host in _silent(chosen, seconds or 10)]
-        if errors:
-            chosen = {}
-        else:
-            __salt__["progress.watch"](chosen, entries)
+    if not errors:
+        chosen, errors = _chosen(action, request, pillars)
+    if not errors:
+        errors = _begin(chosen)
     return {
-        "hosts": chosen,
+        "hosts": {} if errors else chosen,
         "errors": errors,
         "ssh": _transport() == "ssh",
         "request": {**request, "who": f"{getpass.getuser()}@{socket.gethostname()}"},

@@ -21,9 +21,10 @@ import keyword
 import pathlib
 import posixpath
 import re
+import urllib.parse
 
-# Keys that are Salt's or a deploy's own: no operator writes them, and they are not judged.
-FOREIGN = ("_errors", "goldenpath_deploy")
+# Keys that are Salt's, a deploy's or our own: no operator writes them, and they are not judged.
+FOREIGN = ("_errors", "goldenpath_deploy", "goldenpath_secrets")
 
 _SCHEMA = pathlib.Path(__file__).resolve().parent.parent / "pillar" / "schema.yaml"
 _DATABASES = 64  # as the schema's maximum says
@@ -94,8 +95,8 @@ def validate(pillar):
         The compiled pillar. It is not changed.
 
     Returns a sorted list of str, one sentence for each fault, which begins with the path of the key
-    (``sites:acme:redis:broker: ...``); empty when the pillar is right. No sentence holds a value of
-    ``secrets`` or ``env`` or a URL's credentials. Raises ImportError without the package jsonschema.
+    (``sites:acme:redis:broker: ...``); empty when the pillar is right. No sentence holds a value that the
+    schema calls ``secret`` or a URL's credentials. Raises ImportError without the package jsonschema.
     """
     pillar = _judged(pillar)
     faults = {}
@@ -116,10 +117,10 @@ def normalise(pillar):
     pillar : dict
         A compiled pillar that ``validate`` finds right. It is not changed.
 
-    Returns a new dict, in which every key of ``pillar/schema.yaml`` is present save ``redis:maxmemory``.
-    Raises nothing for a valid pillar.
+    Returns a new dict, in which every key of ``pillar/schema.yaml`` is present save ``redis:maxmemory``, and
+    ``goldenpath_secrets``, what ``secrets_of`` gives. Raises nothing for a valid pillar.
     """
-    foreign = {key: pillar[key] for key in FOREIGN if key in pillar and key != "_errors"}
+    foreign = {"goldenpath_deploy": pillar["goldenpath_deploy"]} if "goldenpath_deploy" in pillar else {}
     result = _filled(_judged(pillar), _schema())
     if "maxmemory" in result["redis"]:
         result["redis"]["maxmemory"] = result["redis"]["maxmemory"].lower()
@@ -130,7 +131,45 @@ def normalise(pillar):
         site["requirements"] = posixpath.normpath(site["requirements"])
         for kind in ("env", "secrets"):
             site[kind] = {name: _as_text(value) for name, value in site[kind].items()}
-    return {**result, **foreign}
+    return {**result, **foreign, "goldenpath_secrets": secrets_of(result)}
+
+
+def secrets_of(pillar):
+    """
+    List every value that nobody may read, by what ``pillar/schema.yaml`` says of its key. Needs no Salt. The compiled
+    pillar carries the list as ``goldenpath_secrets``: the schema itself reaches no host.
+
+    pillar : dict
+        A host's pillar.
+
+    Returns a sorted list of str, each once: whole values, and of an address its password or token.
+    """
+    found = set()
+
+    def walk(value, path):
+        mark = _at(path)[1]
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, (*path, key))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                walk(item, (*path, index))
+        elif mark is True and value is not None:
+            found.add(_as_text(value))
+        elif mark == "credentials" and isinstance(value, str):
+            found.update(_credentials(value))
+
+    walk(_judged(pillar), ())
+    return sorted(found - {""})
+
+
+def _credentials(address):
+    """What opens the door in an address: the password, as written and as meant, or a token in its place."""
+    url = re.match(r"(?:\w+:)?(\w[\w+.-]*)://([^/?#]*)@", address)
+    user, colon, password = url[2].partition(":") if url else ("", "", "")
+    words = [password] if colon else [user] if url and url[1] in ("http", "https") else []
+    words += re.findall(r"[?&][^=&#]*=([^&#]*)", address) if "://" in address else []
+    return {each for word in words for each in (word, urllib.parse.unquote(word))}
 
 
 def _is_controller(minion_id):
@@ -222,7 +261,8 @@ def _where(path):
 
 def _part(path, depth):
     name = path[depth]
-    if depth == 3 and path[0] == "sites" and path[2] == "secrets" and not _is_constant(name):
+    schema, mark = _at(path[:depth])
+    if mark is True and "items" not in schema and name not in schema.get("properties", ()) and not _is_constant(name):
         # A secret that slipped into the place of its name.
         return re.match(r"\w{0,4}", str(name)).group() + "…"
     if isinstance(name, str):
@@ -234,13 +274,19 @@ def _is_constant(name):
     return isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
 
 
+def _at(path):
+    """The schema of the value at this path, and who may read it: nobody (True), "credentials", "perhaps" or None."""
+    schema, mark = _schema(), None
+    for part in path:
+        rest = schema.get("additionalProperties") or schema.get("items") or {}
+        schema = schema.get("properties", {}).get(part, rest)
+        mark = schema.get("secret", mark)
+    return schema, mark
+
+
 def _is_private(path):
     """Whether the value at this path may be a secret, or hold some."""
-    if path[:1] == ("alerts",):
-        return path[1:] == ("webhook",)
-    if path[:1] == ("backup",):
-        return path[1:2] in (("password",), ("ssh_key",), ("env",), ("heartbeat",))
-    return len(path) > 2 and path[0] == "sites" and path[2] in ("env", "secrets")
+    return _at(path)[1] in (True, "perhaps")
 
 
 def _is_redis(path):
@@ -297,10 +343,10 @@ def _explain(error, pillar):
         yield path, _format_text(error, path, hint)
     elif error.validator in ("minimum", "maximum"):
         low, high = error.schema["minimum"], error.schema["maximum"]
-        yield path, f"must be between {low} and {high}, not {error.instance}; {hint}"
+        yield path, f"must be between {low} and {high}{_but_is(path, error.instance)}; {hint}"
     elif error.validator == "enum":
         given = _shown(error.instance) if isinstance(error.instance, str) else _kind(error.instance)
-        yield path, f"must be {' or '.join(error.validator_value)}, not {given}; {hint}"
+        yield path, f"must be {' or '.join(error.validator_value)}{_but_is(path, given)}; {hint}"
     elif error.validator == "minItems":
         yield path, f"is an empty list; {hint}"
     else:
@@ -365,9 +411,15 @@ def _type_text(error, path, hint, pillar):
         "array": "a list",
     }[wanted]
     given = _kind(value)
-    if isinstance(value, str) and wanted in ("integer", "boolean"):
+    if _is_private(path):
+        given = given if given in ("text", "a list", "a mapping") else "something else"
+    elif isinstance(value, str) and wanted in ("integer", "boolean"):
         given = f"the text {_shown(value)}"
     return f"must be {name}, not {given}; {hint}"
+
+
+def _but_is(path, given):
+    return "" if _is_private(path) else f", not {given}"
 
 
 def _is_off(value):

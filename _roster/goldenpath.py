@@ -2,35 +2,23 @@
 The flat roster, which also says so when a target matches no host: salt-ssh itself would do nothing and exit 0.
 """
 
-import os
+import importlib.util
+import pathlib
+import sys
 
 import salt.roster
-import salt.utils.vt
 from salt.exceptions import SaltClientError
 
 
-def _swift():
-    """
-    Salt 3008 sleeps 0.2 s at the end of every connection (``salt.utils.vt.Terminal.close``), also of one whose
-    process has ended: more than a second of a deploy. Every command over ssh loads a roster first.
-    """
-    slow = salt.utils.vt.Terminal.close
-    if getattr(slow, "swift", False):
-        return
-
-    def close(self, terminate=True, kill=False):
-        # isalive() reaps the process, as terminate() would.
-        if self.closed or self.isalive():
-            return slow(self, terminate, kill)
-        for name in ("child_fd", "child_fde"):
-            if getattr(self, name) is not None:
-                os.close(getattr(self, name))
-                setattr(self, name, None)
-        self.closed = True
-        return None
-
-    close.swift = True
-    salt.utils.vt.Terminal.close = close
+def _patch():
+    """Every command over ssh loads a roster first: the place for what Salt itself needs there."""
+    name = "goldenpath_salt_3008"
+    if name not in sys.modules:
+        path = pathlib.Path(__file__).resolve().parent.parent / "_controller" / "salt_3008.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    sys.modules[name].patch()
 
 
 def targets(tgt, tgt_type="glob"):
@@ -50,7 +38,7 @@ def targets(tgt, tgt_type="glob"):
 
         salt-ssh 'web*' test.ping
     """
-    _swift()
+    _patch()
     flat = salt.roster.Roster(__opts__, "flat")
     found = flat.targets(tgt, tgt_type)
     if not found:

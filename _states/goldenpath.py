@@ -114,7 +114,7 @@ def redis_append_only(name):
     return _ret(name, True, "The append-only file was written", changes)
 
 
-def healthy(name, site=None, path=None, via="socket", socket=None, timeout=5):
+def healthy(name, site=None, path=None, via="socket", timeout=5):
     """
     A site answers its health path with ``ok`` or ``degraded``. Nothing is changed.
 
@@ -126,8 +126,6 @@ def healthy(name, site=None, path=None, via="socket", socket=None, timeout=5):
         Path to ask instead of the site's own health path.
     via (str)
         ``socket``: the live release's Unix socket. ``front``: HTTPS through Caddy on this host.
-    socket (str)
-        Another Unix socket, such as that of a release which is not live yet.
     timeout (float)
         Seconds for the whole exchange, up to 60.
 
@@ -138,7 +136,11 @@ def healthy(name, site=None, path=None, via="socket", socket=None, timeout=5):
             - name: acme-kitchens
     """
     slug = site or name
-    answer = __salt__["goldenpath.site_health"](slug, path=path, via=via, socket=socket, timeout=timeout)
+    request = {"front": via == "front", "path": path, "timeout": timeout}
+    try:
+        answer = __salt__["engine.call"]("call", "health", slug, request=request)
+    except CommandExecutionError as exc:
+        return _ret(name, False, str(exc))
     good = answer["status"] in ("ok", "degraded")
     comment = f"{slug} on {__grains__['id']} is {answer['status']}: {answer['message']}."
     return _ret(name, good, comment if good else f"{comment} Try: {answer['hint']}")

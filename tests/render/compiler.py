@@ -172,7 +172,7 @@ def configuration(folder, hosts=None, **changes):
         config[key] = str(folder / key)
     # Nobody watches here what hosts do, and there are none.
     (folder / "extension_modules/modules").mkdir(parents=True)
-    (folder / "extension_modules/modules/progress.py").write_text("def watch(hosts, roster=None):\n    return False\n")
+    (folder / "extension_modules/modules/screen.py").write_text("def watch(hosts, roster=None):\n    return False\n")
     path = folder / "master"
     path.write_text(yaml.safe_dump(config))
     return path

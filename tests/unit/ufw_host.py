@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 
-from _modules import ufw
+from _modules import packet_filter, sshd, ufw, ufw_plan
 
 RECORDED = pathlib.Path(__file__).parent / "modules/ufw"
 SPELLINGS = {
@@ -24,6 +24,8 @@ Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tI
 eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0
 eth9\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 """
+PURE = ("port", "kernel", "boot", "noted")
+PLAN = ("policies", "ways_in", "drift", "alone", "refusal")
 _NONE = "0" * 32
 ROUTE6 = f"""\
 {_NONE} 00 {_NONE} 00 fd000000000000000000000000000001 00000400 00000001 00000000 00000003     eth6
@@ -36,7 +38,7 @@ def blocks(text):
     """Each rule of a user.rules as ufw wrote it: its tuple and its iptables lines, by its command."""
     found = {}
     for block in re.findall(r"^### tuple ###.*\n(?:-A .*\n)*", text, re.MULTILINE):
-        command = ufw._command(ufw._tuple(block.splitlines()[0]))
+        command = packet_filter.noted(block)[0]["rule"]
         found[command] = found.get(command, "") + block
     return found
 
@@ -61,16 +63,21 @@ class Host:
         (root / "proc/net/route").write_text(ROUTE)
         (root / "proc/net/ipv6_route").write_text(ROUTE6)
         self.grains = {"ip_interfaces": {"eth0": ["10.0.0.2"], "eth1": ["93.184.216.34"], "tailscale0": ["100.64.0.7"]}}
-        for name, path in (
-            ("RULES", "etc"),
-            ("CONFIG", "etc/ufw.conf"),
-            ("DEFAULTS", "etc/default"),
-            ("PROC", "proc"),
-            ("SSHD_CONFIG", "ssh/sshd_config"),
+        for module, name, path in (
+            (ufw, "RULES", "etc"),
+            (ufw, "CONFIG", "etc/ufw.conf"),
+            (ufw, "DEFAULTS", "etc/default"),
+            (ufw, "PROC", "proc"),
+            (sshd, "PROC", "proc"),
+            (sshd, "CONFIG", "ssh/sshd_config"),
         ):
-            monkeypatch.setattr(ufw, name, str(root / path))
-        monkeypatch.setattr(ufw, "_program", lambda name: name if name in self.programs else None)
-        self.functions = {"cmd.run_all": self.run, "file.replace": self.replace}
+            monkeypatch.setattr(module, name, str(root / path))
+        for module in (ufw, sshd):
+            monkeypatch.setattr(module, "_program", lambda name: name if name in self.programs else None)
+        self.functions = {"cmd.run_all": self.run, "file.replace": self.replace, "sshd.ports": sshd.ports}
+        for module, names in ((packet_filter, PURE), (ufw_plan, PLAN)):
+            self.functions |= {f"{module.__name__.split('.')[-1]}.{name}": getattr(module, name) for name in names}
+        self.loader = {module: {"__salt__": self.functions, "__grains__": self.grains} for module in (ufw, sshd)}
 
     def replace(self, path, pattern, repl, **_):
         text = pathlib.Path(path).read_text()

@@ -1,14 +1,13 @@
 """Which rules let a port in, what drifted, and that no write cuts the ssh session that makes it."""
 
 import re
-import shlex
 import shutil
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
 from _modules import ufw
-from tests.unit.ufw_host import RECORDED, SPELLINGS, Host, blocks
+from tests.unit.ufw_host import Host, blocks
 
 WEB = ["80/tcp", "443/tcp", "443/udp"]
 CLOSED = [6379, 5432]
@@ -21,7 +20,7 @@ def host(tmp_path, monkeypatch):
 
 @pytest.fixture
 def configure_loader_modules(host):
-    return {ufw: {"__salt__": host.functions, "__grains__": host.grains}}
+    return host.loader
 
 
 def drift(**changed):
@@ -305,12 +304,6 @@ def test_a_rule_that_is_only_in_the_kernel_counts(host):
 # ---- reading
 
 
-def test_rules_are_told_in_the_words_of_ufw():
-    shown = [line.removeprefix("ufw ") for line in (RECORDED / "spellings/show-added").read_text().splitlines()]
-    shown = {shlex.join(shlex.split(re.sub(r" comment .*", "", line))) for line in shown}
-    assert {*blocks(SPELLINGS["v4"]), *blocks(SPELLINGS["v6"])} == shown
-
-
 def test_status(host):
     host.add("allow 6379/tcp")
     host.add("allow in on eth1 to any port 5432 proto tcp")
@@ -363,54 +356,6 @@ def test_files_that_cannot_be_read(host):
 def test_what_is_not_a_port(host, port):
     with pytest.raises(CommandExecutionError, match="is not a port: write it as 80/tcp or 443/udp"):
         ufw.drift(allow=[port])
-
-
-# ---- ssh
-
-
-def test_ssh_ports_of_sshd(host):
-    host.sshd = "port 22\nlistenaddress [::]:2222\nlistenaddress 0.0.0.0:22\npermitlisten any\n"
-    assert ufw.ssh_ports() == [22, 2222]
-
-
-def test_ssh_ports_as_written_when_sshd_does_not_answer(host):
-    host.sshd = ""
-    assert ufw.ssh_ports() == [22]
-    (host.root / "ssh/more.d").mkdir()
-    (host.root / "ssh/more.d/a.conf").write_text("# Port 1\n  port=2300\nListenAddress 192.0.2.1:2301\n")
-    (host.root / "ssh/sshd_config").write_text(
-        "Include more.d/*.conf\nListenAddress [2001:db8::1]:2302\nListenAddress 2001:db8::1\nUsePAM yes\n"
-    )
-    assert ufw.ssh_ports() == [2300, 2301, 2302]
-
-
-@pytest.mark.parametrize("state", ["ActiveState=active", "UnitFileState=enabled"])
-def test_ssh_ports_of_the_socket(host, state):
-    host.socket = f"Listen=0.0.0.0:2200 (Stream)\nListen=[::]:2201 (Stream)\n{state}\n"
-    assert ufw.ssh_ports() == [22, 2200, 2201]
-
-
-def test_ssh_socket_that_is_off(host):
-    host.socket = "Listen=[::]:2022 (Stream)\nActiveState=inactive\nUnitFileState=disabled\n"
-    assert ufw.ssh_ports() == [22]
-
-
-def test_ssh_port_of_the_session_behind_sudo(host, monkeypatch):
-    monkeypatch.setattr(ufw.os, "getpid", lambda: 30)
-    for pid, parent, environ in (
-        (30, 20, "HOME=/root\0"),
-        (20, 10, "HOME=/home/op\0SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 2022\0TERM=x\0"),
-        (10, 1, ""),
-    ):
-        (host.root / f"proc/{pid}").mkdir()
-        (host.root / f"proc/{pid}/environ").write_text(environ)
-        (host.root / f"proc/{pid}/stat").write_text(f"{pid} (a) b (c) S {parent} 1 1")
-    assert ufw.ssh_ports() == [22, 2022]
-
-
-def test_no_ssh_at_all(host):
-    host.programs -= {"sshd", "systemctl"}
-    assert ufw.ssh_ports() == []
 
 
 # ---- drift

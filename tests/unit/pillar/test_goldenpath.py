@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import pathlib
 import re
 import sys
@@ -52,6 +53,8 @@ OWN_VARIABLES = [
     *("DJANGO_MEDIA_ROOT", "SITE_DOMAIN", "REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GIT_SHA"),
     *("RELEASE", "PATH", "PYTHONPATH", "LD_PRELOAD", "NOTIFY_SOCKET"),
 ]
+GOOD_REFS = ["main", "v1.4.2", "1.10", "release/2026-11", "a" * 200, "f" * 40, "grün", "a-", "user@host", "HEAD", "#1"]
+UNSEEN = ["v1\u200b", "v1\u00a0", "\u202ev1", "v1\u0085", "v\ufeff1", "v\u2028x", "v1\x1b"]
 BAD_REFS = ["-f", "/v1", ".v1", "v1/", "v1.", "v1\n", "@", "v1.lock", "a.lock/b", "a/.b"]
 NOT_IN_REFS = ["..", "@{", "//", *"~^:?*[\\", " ", "\t", "\n", "\x7f", "\0"]
 
@@ -76,6 +79,27 @@ def sentence(pillar, path):
     found = [error for error in goldenpath.validate(pillar) if error.startswith(f"{path}: ")]
     assert len(found) == 1, goldenpath.validate(pillar)
     return found[0]
+
+
+def judges_of_refs():
+    """Whoever decides what can be a ref, by name: the pillar's judge, and the engine on the host."""
+    yield "pillar", lambda ref: not goldenpath.validate(site("ref", ref))
+    library = ROOT / "salt/host/files/lib"
+    if (library / "goldenpath/source.py").exists():
+        sys.path.insert(0, str(library))
+        try:
+            yield "engine", importlib.import_module("goldenpath.source").valid_ref
+        finally:
+            sys.path.remove(str(library))
+
+
+@pytest.mark.parametrize(
+    "ref", [*GOOD_REFS, *BAD_REFS, *(f"v{bad}1" for bad in NOT_IN_REFS), *UNSEEN, "", "v" * 201, 7]
+)
+def test_one_rule_for_refs(ref):
+    assert {name: judge(ref) for name, judge in judges_of_refs()} == {
+        name: ref in GOOD_REFS for name, _ in judges_of_refs()
+    }
 
 
 def test_least_pillar_is_valid_and_left_alone():
@@ -115,6 +139,7 @@ SITE_FAULTS = [
     ("ref", "v" * 201, "has 201 characters"),
     *[("ref", ref, "git refuses") for ref in BAD_REFS],
     *[("ref", f"v{bad}1", "git refuses") for bad in NOT_IN_REFS],
+    *[("ref", ref, "contains a space or a control character, which git refuses in names") for ref in UNSEEN],
     ("project", "acme-kitchens", "is not a Python name"),
     ("project", "acme.", "is not a Python name"),
     ("project", "1acme", "is not a Python name"),
@@ -399,7 +424,9 @@ def test_variable_in_env_and_secrets():
 def test_host_without_sites():
     assert goldenpath.validate({"redis": {}, "sites": {}}) == []
     assert goldenpath.validate({"redis": {}}) == []
-    assert goldenpath.normalise({"redis": {}}) == {"redis": {}, "sites": {}, "backup": BACKUP, "alerts": {}}
+    assert goldenpath.normalise({"redis": {}}) == {
+        "redis": {}, "sites": {}, "backup": BACKUP, "alerts": {}, "goldenpath_secrets": [],
+    }  # fmt: skip
     assert "write `redis: {}` beside it" in sentence({"sites": {}}, "sites")
 
 
@@ -597,6 +624,111 @@ def test_credentials_of_a_url_are_never_told(repo):
         assert CANARY not in text, text
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "secrets"),
+    [
+        ("sites:acme:secrets", {"A": CANARY, "N": 7357012}, [CANARY, "7357012"]),
+        ("sites:acme:env", {"EMAIL_HOST": "smtp.example"}, []),
+        ("sites:acme:repo", f"https://user:{CANARY}@git.example/a.git", [CANARY]),
+        ("sites:acme:repo", f"https://{CANARY}@git.example/a.git", [CANARY]),
+        ("sites:acme:repo", f"https://user:{CANARY}%2Fx@git.example/a.git", [f"{CANARY}%2Fx", f"{CANARY}/x"]),
+        ("sites:acme:repo", f"https://git.example/a.git?private_token={CANARY}&x=", [CANARY]),
+        ("sites:acme:repo", "ssh://git@git.example/a.git", []),
+        ("sites:acme:repo", "git@git.example:a.git", []),
+        ("sites:acme:repo", "/srv/git/acme.git", []),
+        ("backup:repository", f"rest:https://user:{CANARY}@vault.example:8000/", [CANARY]),
+        ("backup:repository", "sftp:backup@vault.example:/srv/restic", []),
+        ("backup:password", CANARY, [CANARY]),
+        ("backup:ssh_key", f"-----BEGIN KEY-----\n{CANARY}\n", [f"-----BEGIN KEY-----\n{CANARY}\n"]),
+        ("backup:known_hosts", "vault.example ssh-ed25519 AAAA", []),
+        ("backup:env", {"AWS_SECRET_ACCESS_KEY": CANARY}, [CANARY]),
+        ("backup:heartbeat:drill", f"https://beat.example/{CANARY}", [f"https://beat.example/{CANARY}"]),
+        ("alerts:webhook", f"https://hooks.example/{CANARY}", [f"https://hooks.example/{CANARY}"]),
+        ("alerts:mail", "ops@acme.example", []),
+    ],
+)
+def test_what_nobody_may_read(key, value, secrets):
+    pillar = changed(key.split(":"), value)
+    assert goldenpath.secrets_of(pillar) == sorted(secrets)
+    assert goldenpath.normalise(pillar)["goldenpath_secrets"] == sorted(secrets)
+
+
+def test_names_that_the_schema_knows_are_told(with_one_more):
+    module = with_one_more(MORE[-1][0], "host")
+    (error,) = module.validate(changed(["license_key", "a"], CANARY))
+    assert error.startswith("license_key:a: must be a whole number, not text; ")
+
+
+def test_no_command_line_shortens_the_list_of_secrets():
+    pillar = {**site("secrets", {"A": CANARY}), "goldenpath_secrets": []}
+    assert goldenpath.validate(pillar) == []
+    assert goldenpath.normalise(pillar)["goldenpath_secrets"] == [CANARY]
+
+
+# What a schema may say of one more secret, and values that are wrong for it.
+NUMBER = 735701285
+MORE = [
+    ("{type: string, format: secret-text}", [f"{CANARY}\0", NUMBER, [CANARY], {"A": CANARY}]),
+    ("{type: string, format: git-ref}", [f"{CANARY} x"]),
+    ("{type: string, format: web-address}", [f"ftp://{CANARY}"]),
+    ("{type: integer, minimum: 0, maximum: 9}", [NUMBER, CANARY, -NUMBER, 0.5 + NUMBER, yaml.safe_load("2026-11-23")]),
+    ("{type: boolean}", [CANARY, NUMBER]),
+    ("{enum: [one, two]}", [CANARY, NUMBER, [CANARY]]),
+    ("{type: array, minItems: 1, items: {type: string, format: domain, hint: h}}", [[CANARY + "_"], [NUMBER], CANARY]),
+    ("{type: object, additionalProperties: {type: string, format: variable-value, hint: h}}",
+     [{"A": NUMBER}, {"A": f"{CANARY}\0"}, {"A": [CANARY]}, {CANARY: 7}, CANARY]),
+    ("{type: object, title: t, additionalProperties: false, properties: {a: {type: integer, hint: h}}}",
+     [{"a": CANARY}, {"a": {"b": CANARY}}, CANARY]),
+]  # fmt: skip
+
+
+@pytest.fixture
+def with_one_more(tmp_path, load):
+    """This module by a copy of the schema that has one more secret, below a site or beside the sites."""
+
+    def with_one_more(schema, owner):
+        text = (ROOT / "pillar/schema.yaml").read_text(encoding="utf-8")
+        known = yaml.safe_load(text)
+        more = {**yaml.safe_load(schema), "description": "New.", "hint": "write it", "secret": True}
+        place = known["properties"]["sites"]["additionalProperties"] if owner == "site" else known
+        place["properties"]["license_key"] = more
+        (tmp_path / "schema.yaml").write_text(yaml.safe_dump(known), encoding="utf-8")
+        module = load("_pillar/goldenpath.py")
+        module._SCHEMA = tmp_path / "schema.yaml"
+        return module
+
+    return with_one_more
+
+
+@pytest.mark.parametrize("owner", ["site", "host"])
+@pytest.mark.parametrize(("schema", "wrong"), MORE)
+def test_a_new_secret_is_never_told(with_one_more, schema, wrong, owner):
+    """No list has to be edited for it: the schema's word is enough."""
+    module = with_one_more(schema, owner)
+    for value in wrong:
+        errors = module.validate(site("license_key", value) if owner == "site" else changed(["license_key"], value))
+        assert len(errors) == 1, value
+        for part in ("canary", str(NUMBER), "2026", "_x"):
+            assert part not in errors[0], errors
+
+
+@pytest.mark.parametrize("owner", ["site", "host"])
+@pytest.mark.parametrize(
+    ("schema", "value", "secrets"),
+    [
+        ("{type: string}", CANARY, [CANARY]),
+        ("{type: integer}", NUMBER, [str(NUMBER)]),
+        ("{type: array, items: {type: string}}", [CANARY, "b" * 9], ["b" * 9, CANARY]),
+        ("{type: object, additionalProperties: {type: string}}", {"A": CANARY}, [CANARY]),
+    ],
+)
+def test_a_new_secret_is_in_the_list(with_one_more, schema, value, secrets, owner):
+    module = with_one_more(schema, owner)
+    pillar = site("license_key", value) if owner == "site" else changed(["license_key"], value)
+    assert module.validate(pillar) == []
+    assert module.secrets_of(pillar) == module.normalise(pillar)["goldenpath_secrets"] == secrets
+
+
 def test_log_stays_empty(caplog):
     with caplog.at_level(0):
         for pillar in faulty_pillars():
@@ -628,6 +760,7 @@ def test_defaults():
         },
         "backup": BACKUP,
         "alerts": {},
+        "goldenpath_secrets": [],
     }
 
 
@@ -673,6 +806,13 @@ def keys_of(schema, path=()):
         yield from keys_of(schema["additionalProperties"], (*path, "*"))
 
 
+def marks_below(schema):
+    """What the schema says of who may read this key and those below it."""
+    inner = [*schema.get("properties", {}).values(), schema.get("additionalProperties"), schema.get("items")]
+    below = [mark for each in inner if isinstance(each, dict) for mark in marks_below(each)]
+    return [schema["secret"], *below] if "secret" in schema else below
+
+
 def test_schema_is_a_schema():
     jsonschema.Draft202012Validator.check_schema(goldenpath._schema())
 
@@ -680,6 +820,9 @@ def test_schema_is_a_schema():
 def test_every_key_has_a_description_a_hint_and_a_default_or_is_required():
     for path, schema, required in keys_of(goldenpath._schema()):
         assert schema["description"], path
+        # A description that speaks of a secret has the mark that makes it one.
+        if re.search(r"\bsecrets?\b|nobody may read", schema["description"], re.IGNORECASE):
+            assert True in marks_below(schema), path
         assert schema["hint"], path
         assert ("default" in schema) != (required or path in WITHOUT_DEFAULT), path
 

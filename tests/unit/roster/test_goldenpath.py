@@ -1,16 +1,22 @@
-"""The roster: a target that is nobody is an error, and a connection that has ended costs no time."""
+"""The roster: a target that is nobody is an error, and what Salt needs is there for every command over ssh."""
 
-import os
-import time
+import sys
 
 import pytest
+import salt.utils.event
+import salt.utils.resource_warnings
 import salt.utils.vt
 from salt.exceptions import SaltClientError
 
 
 @pytest.fixture
 def roster(load, tmp_path, monkeypatch):
-    monkeypatch.setattr(salt.utils.vt.Terminal, "close", salt.utils.vt.Terminal.close)
+    for owner, name in (
+        (salt.utils.vt.Terminal, "close"),
+        (salt.utils.event.SaltEvent, "connect_pull"),
+        (salt.utils.resource_warnings, "warn_until_close"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
     (tmp_path / "roster").write_text("web1: {host: 203.0.113.10}\nweb2: {host: 203.0.113.11}\n")
     return load(
         "_roster/goldenpath.py",
@@ -32,27 +38,12 @@ def test_a_target_that_is_nobody(roster):
         roster.targets("db1")
 
 
-def test_a_connection_that_has_ended_is_closed_at_once(roster):
+def test_every_command_over_ssh_is_patched(roster, monkeypatch):
+    monkeypatch.delitem(sys.modules, "goldenpath_salt_3008", raising=False)
+    slow = salt.utils.vt.Terminal.close
     roster.targets("web1")
-    roster.targets("web1")  # wrapped once
-    terminal = salt.utils.vt.Terminal(["sh", "-c", "exit 3"], stream_stdout=False, stream_stderr=False)
-    while terminal.has_unread_data:
-        terminal.recv()
-    descriptors = [each for each in (terminal.child_fd, terminal.child_fde) if each is not None]
-    began = time.monotonic()
-    terminal.close(terminate=True, kill=True)
-    assert time.monotonic() - began < 0.15
-    assert (terminal.exitstatus, terminal.closed) == (3, True)
-    for descriptor in descriptors:
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(descriptor)
-    terminal.close()
-
-
-def test_one_that_runs_is_ended_as_before(roster):
-    roster.targets("web1")
-    terminal = salt.utils.vt.Terminal(["sleep", "60"], stream_stdout=False, stream_stderr=False)
-    pid = terminal.pid
-    terminal.close(terminate=True, kill=True)
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    assert salt.utils.vt.Terminal.close is not slow
+    assert salt.utils.vt.Terminal.close.__wrapped__ is slow
+    once = salt.utils.vt.Terminal.close
+    roster.targets("web2")
+    assert salt.utils.vt.Terminal.close is once

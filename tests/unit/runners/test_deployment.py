@@ -23,7 +23,7 @@ def planner(load, tmp_path):
         module = load(
             "_modules/deployment.py",
             opts=salt.config.master_config(str(config)),
-            salt={"progress.watch": lambda *words: watched.append(words)},
+            salt={"screen.watch": lambda *words: watched.append(words)},
         )
         module.watched = watched
         return module

@@ -153,9 +153,18 @@ def test_append_only(states, dry):
     [("ok", True), ("degraded", True), ("unhealthy", False), ("broken", False), ("unreachable", False)],
 )
 def test_healthy(states, status, result):
-    states.answers("site_health", {"status": status, "message": "/health/ answered", "hint": "this"})
+    states.answers("call", {"status": status, "message": "/health/ answered", "hint": "this"}, "engine")
     ret = states.healthy("acme", via="front")
     assert ret["result"] is result
     assert ret["comment"].startswith(f"acme on web1 is {status}: /health/ answered.")
     assert ret["comment"].endswith("Try: this") is not result
-    assert states.calls == [("site_health", ("acme",), {"path": None, "via": "front", "socket": None, "timeout": 5})]
+    request = {"front": True, "path": None, "timeout": 5}
+    assert states.calls == [("call", ("call", "health", "acme"), {"request": request})]
+
+
+def test_a_host_that_cannot_be_asked_for_its_health(states):
+    states.answers("call", CommandExecutionError("web1 has no engine yet. Try: x"), "engine")
+    assert (states.healthy("acme")["result"], states.healthy("acme")["comment"]) == (
+        False,
+        "web1 has no engine yet. Try: x",
+    )

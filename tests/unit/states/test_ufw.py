@@ -19,7 +19,7 @@ def host(tmp_path, monkeypatch):
 def configure_loader_modules(host):
     real = {f"ufw.{name}": getattr(module, name) for name in ("drift", "enable", "allow", "delete")}
     return {
-        module: {"__salt__": host.functions, "__grains__": host.grains},
+        **host.loader,
         ufw: {"__salt__": real, "__opts__": {"test": False}},
     }
 

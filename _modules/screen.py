@@ -1,9 +1,9 @@
 """
-What a deploy is doing right now, on the operator's screen: ``salt-run`` itself is silent until the end.
+What hosts are doing right now, on the operator's screen: ``salt-run`` itself is silent until the end.
 
-The host appends each step to ``/run/goldenpath/<slug>.progress``. The controller reads that file while the
-orchestration runs (over ssh, on the connection that is open anyway) or receives it as events (minions), and
-writes to standard error, so that standard output stays what Salt's outputter makes of it.
+A host notes each step in ``/run/goldenpath/<slug>.progress``. The controller reads that file while the orchestration
+runs (over ssh, on the connection that is open anyway) or receives it as events (minions), and writes to standard error,
+so that standard output stays what Salt's outputter makes of it.
 """
 
 import atexit
@@ -21,64 +21,14 @@ _FOLDER = "/run/goldenpath"
 _TAG = "goldenpath/progress"
 
 
-def tell(slug, step, event, seconds=None):
-    """
-    On the host: note where a deploy is. Nothing fails when it cannot be noted.
-
-    slug (str)
-        The site.
-    step (str)
-        The step's name.
-    event (str)
-        ``begun``, ``done`` or ``failed``; ``end`` when no more comes.
-    seconds (float)
-        How long it took.
-
-    Returns ``True`` when it was noted.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 progress.tell acme-kitchens fetch begun
-    """
-    line = {"host": __grains__["id"], "site": slug, "step": step, "event": event}
-    if seconds is not None:
-        line["seconds"] = round(seconds, 2)
-    if __opts__.get("file_client") == "remote":
-        __salt__["event.send"](f"{_TAG}/{slug}", line)
-        return True
-    with contextlib.suppress(OSError):
-        os.makedirs(_FOLDER, exist_ok=True)
-        with open(f"{_FOLDER}/{slug}.progress", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-        return True
-    return False
-
-
-def clear(slug):
-    """
-    On the host: forget what the deploy before noted.
-
-    slug (str)
-        The site.
-
-    Returns ``True``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-ssh web1 progress.clear acme-kitchens
-    """
-    with contextlib.suppress(OSError), open(f"{_FOLDER}/{slug}.progress", "w", encoding="utf-8"):
-        pass
-    return True
+def __virtual__():
+    # An option that only a controller's configuration has.
+    return "ext_pillar" in __opts__ or (False, "it shows on the controller")
 
 
 def watch(hosts, roster=None):
     """
-    On the controller: show the steps of all hosts until the orchestration ends, then a table of them.
+    Show the steps of all hosts until the orchestration ends, then a table of them.
 
     hosts (dict)
         Host ids, and of each the sites that are released.
@@ -151,7 +101,7 @@ class _Screen:
 
 def unreachable(roster, seconds):
     """
-    On the controller: the hosts that ssh cannot enter. Asked at once; the connections stay open for what follows.
+    The hosts that ssh cannot enter. Asked at once; the connections stay open for what follows.
 
     roster (dict)
         Host ids and their roster entries; those with a password are not asked.

@@ -8,41 +8,14 @@ import pytest
 
 @pytest.fixture
 def module(load, tmp_path):
-    module = load("_modules/progress.py", opts={"id": "web1"})
+    module = load("_modules/screen.py", opts={"id": "web1"})
     module._FOLDER = str(tmp_path)
     return module
 
 
-def test_notes_are_lines_of_json(module, tmp_path):
-    assert module.tell("acme", "fetch", "begun")
-    assert module.tell("acme", "fetch", "done", 0.1234)
-    lines = [json.loads(line) for line in (tmp_path / "acme.progress").read_text().splitlines()]
-    assert lines == [
-        {"host": "web1", "site": "acme", "step": "fetch", "event": "begun"},
-        {"host": "web1", "site": "acme", "step": "fetch", "event": "done", "seconds": 0.12},
-    ]
-    module.clear("acme")
-    assert (tmp_path / "acme.progress").read_text() == ""
-
-
-def test_a_note_that_cannot_be_written_fails_nothing(module, tmp_path):
-    module._FOLDER = str(tmp_path / "file")
-    (tmp_path / "file").write_text("")
-    assert module.tell("acme", "fetch", "begun") is False
-    assert module.clear("acme")
-
-
-def test_a_minion_sends_its_notes_as_events(load, tmp_path):
-    sent = []
-    module = load(
-        "_modules/progress.py",
-        opts={"id": "web1", "file_client": "remote"},
-        salt={"event.send": lambda tag, data: sent.append((tag, data))},
-    )
-    module._FOLDER = str(tmp_path / "none")
-    assert module.tell("acme", "fetch", "begun")
-    assert sent == [("goldenpath/progress/acme", {"host": "web1", "site": "acme", "step": "fetch", "event": "begun"})]
-    assert not (tmp_path / "none").exists()
+def test_only_on_a_controller(load):
+    assert load("_modules/screen.py", opts={"id": "web1"}).__virtual__()[0] is False
+    assert load("_modules/screen.py", opts={"id": "web1", "ext_pillar": []}).__virtual__() is True
 
 
 def test_the_screen_shows_only_what_was_asked_for(module, capsys):
@@ -64,7 +37,7 @@ def test_the_screen_shows_only_what_was_asked_for(module, capsys):
 
 
 def test_quiet_shows_nothing(load):
-    module = load("_modules/progress.py", opts={"id": "web1", "quiet": True})
+    module = load("_modules/screen.py", opts={"id": "web1", "quiet": True})
     before = threading.active_count()
     assert module.watch({"web1": ["acme"]}, {}) is False
     assert threading.active_count() == before
@@ -96,7 +69,8 @@ def test_following_a_host_reads_what_is_written(module, tmp_path):
     thread = threading.Thread(target=module._follow, args=(["sh", "-c"], ["acme"], screen), daemon=True)
     thread.start()
     for _ in range(100):
-        module.tell("acme", "fetch", "begun")
+        with open(tmp_path / "acme.progress", "a") as notes:
+            notes.write('{"host": "web1", "site": "acme", "step": "fetch", "event": "begun"}\n')
         if seen.wait(0.1):
             break
     assert shown and set(shown) == {"fetch"}
@@ -114,3 +88,14 @@ def test_the_table_waits_for_the_last_line(module, capsys):
     screen.table()
     assert "web1 acme: prune 0.0 s" in capsys.readouterr().err
     assert screen.under_way == set()
+
+
+def test_hosts_that_ssh_cannot_enter_are_told(module, tmp_path, monkeypatch):
+    """All at once, in ssh's own words; those with a password are not asked."""
+    (tmp_path / "ssh").write_text(
+        "#!/bin/sh\ncase \"$*\" in *root@good*) exit 0;; esac\necho 'no route.' >&2; exit 255\n"
+    )
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    roster = {"web1": {"host": "good"}, "web2": {"host": "bad"}, "web3": {"host": "bad", "passwd": "x"}}
+    assert module.unreachable(roster, 1) == {"web2": "web2 cannot be reached: no route. Try: salt-ssh web2 test.ping"}

@@ -1,0 +1,263 @@
+"""
+What this tree patches of Salt: that it helps a command, leaves every daemon alone, and is still needed.
+
+Where a test says that Salt no longer needs a patch, remove the patch from _controller/salt_3008.py.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import salt._process_role
+import salt.config
+import salt.utils.event
+import salt.utils.resource_warnings
+import salt.utils.vt
+import salt.version
+import yaml
+
+from tests.conftest import ROOT
+
+PATCHED = [
+    (salt.utils.event.SaltEvent, "connect_pull"),
+    (salt.utils.vt.Terminal, "close"),
+    (salt.utils.resource_warnings, "warn_until_close"),
+]
+
+
+@pytest.fixture
+def patches(load, tmp_path, monkeypatch):
+    """The file loaded and nothing patched yet; what it patches is undone. This process is a command of Salt's."""
+    for owner, name in PATCHED:
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(salt._process_role, "_IS_CLI", True)
+    return load("_controller/salt_3008.py", opts={"ext_pillar": [], "sock_dir": str(tmp_path), "id": "web1"})
+
+
+@pytest.fixture
+def opts(tmp_path):
+    return {**salt.config.master_config(None), "sock_dir": str(tmp_path)}
+
+
+def over_tcp(opts):
+    free = [socket.socket() for _ in range(2)]
+    for each in free:
+        each.bind(("127.0.0.1", 0))
+    pub, pull = (each.getsockname()[1] for each in free)
+    for each in free:
+        each.close()
+    return {**opts, "ipc_mode": "tcp", "tcp_master_pub_port": pub, "tcp_master_pull_port": pull}
+
+
+def seconds_to_tell_nobody(opts):
+    began = time.monotonic()
+    with salt.utils.event.MasterEvent(opts["sock_dir"], opts=opts, listen=False) as event:
+        assert not event.fire_event({}, "nobody/listens")
+    return time.monotonic() - began
+
+
+# ---- the event bus
+
+
+@pytest.mark.parametrize("mode", ["ipc", "tcp"])
+def test_no_second_is_lost_without_a_bus(patches, opts, mode):
+    assert patches.__virtual__() is True
+    assert patches.patch() == {}
+    assert seconds_to_tell_nobody(opts if mode == "ipc" else over_tcp(opts)) < 0.9
+
+
+def test_a_bus_that_died_costs_no_second(patches, opts, tmp_path):
+    """A master that was killed leaves its socket."""
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(str(tmp_path / "master_event_pull.ipc"))
+    patches.patch()
+    assert seconds_to_tell_nobody(opts) < 0.9
+
+
+def test_salt_still_waits_for_a_bus(opts):
+    assert seconds_to_tell_nobody(opts) > 0.9, "connect_pull: Salt no longer needs the patch"
+
+
+@contextlib.contextmanager
+def bus(opts):
+    """What a master's bus is to others: a socket that takes whatever is sent; yields what arrived."""
+    tcp = opts["ipc_mode"] == "tcp"
+    address = ("127.0.0.1", opts["tcp_master_pull_port"]) if tcp else f"{opts['sock_dir']}/master_event_pull.ipc"
+    arrived = []
+
+    def read(connection):
+        with connection:
+            while data := connection.recv(4096):
+                arrived.append(data)
+
+    def accept(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=read, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.socket(socket.AF_INET if tcp else socket.AF_UNIX) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield arrived
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("mode", ["ipc", "tcp"])
+def test_a_running_master_is_told_everything(patches, opts, mode):
+    """Whatever way its bus is reached, and though it was not there when the patch was made."""
+    opts = opts if mode == "ipc" else over_tcp(opts)
+    patches.patch()
+    assert seconds_to_tell_nobody(opts) < 0.9
+    with bus(opts) as arrived:
+        with salt.utils.event.MasterEvent(opts["sock_dir"], opts=opts, listen=False) as event:
+            assert event.fire_event({"n": 1}, "somebody/listens")
+        end = time.monotonic() + 5
+        while b"somebody/listens" not in b"".join(arrived) and time.monotonic() < end:
+            time.sleep(0.01)
+    assert b"somebody/listens" in b"".join(arrived)
+
+
+# ---- the end of a connection
+
+
+def closing(terminal):
+    while terminal.has_unread_data:
+        terminal.recv()
+    began = time.monotonic()
+    terminal.close(terminate=True, kill=True)
+    return time.monotonic() - began
+
+
+def ended():
+    return salt.utils.vt.Terminal(["sh", "-c", "exit 3"], stream_stdout=False, stream_stderr=False)
+
+
+def test_a_connection_that_has_ended_is_closed_at_once(patches):
+    patches.patch()
+    patches.patch()  # wrapped once
+    terminal = ended()
+    descriptors = [each for each in (terminal.child_fd, terminal.child_fde) if each is not None]
+    assert closing(terminal) < 0.15
+    assert (terminal.exitstatus, terminal.closed) == (3, True)
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+    terminal.close()
+
+
+def test_one_that_runs_is_ended_as_before(patches):
+    patches.patch()
+    terminal = salt.utils.vt.Terminal(["sleep", "60"], stream_stdout=False, stream_stderr=False)
+    pid = terminal.pid
+    terminal.close(terminate=True, kill=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_salt_still_sleeps_at_the_end_of_a_connection():
+    assert closing(ended()) > 0.19, "Terminal.close: Salt no longer needs the patch"
+
+
+# ---- unclosed objects
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """This tree, with a configuration whose `grains_dirs` a test may change."""
+    for name in ("_controller", "_modules", "_pillar", "_roster", "_runners", "_states", "pillar", "salt", "Saltfile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "config").mkdir()
+    (tmp_path / ".salt/cache/proc").mkdir(parents=True)
+    shutil.copy(ROOT / "config/master", tmp_path / "config/master")
+    (tmp_path / "config/roster").write_text("web1: {host: 203.0.113.10}\n")
+    return tmp_path
+
+
+def salt_run(checkout, **changed):
+    config = yaml.safe_load((checkout / "config/master").read_text())
+    (checkout / "config/master").write_text(yaml.safe_dump({**config, **changed}))
+    program = os.path.join(os.path.dirname(sys.executable), "salt-run")
+    done = subprocess.run(
+        [program, "test.arg", "a"], cwd=checkout, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stderr
+
+
+def test_a_command_is_quiet_at_the_end(checkout):
+    assert salt_run(checkout) == ""
+
+
+def test_salt_still_warns_of_its_own_unclosed_objects(checkout):
+    said = salt_run(checkout, grains_dirs=[])
+    assert "unclosed " in said, "warn_until_close: Salt no longer needs the patch"
+
+
+# ---- where it acts
+
+
+def test_a_daemon_has_none_of_it(patches, opts, monkeypatch, caplog):
+    """It is decided on each call: a daemon may have loaded the file, and have been a command's child."""
+    patches.patch()
+    assert seconds_to_tell_nobody(opts) < 0.9
+    monkeypatch.setattr(salt._process_role, "_IS_CLI", False)
+    assert seconds_to_tell_nobody(opts) > 0.9
+    assert closing(ended()) > 0.19
+    with pytest.warns(ResourceWarning, match="unclosed x"), caplog.at_level(logging.WARNING):
+        salt.utils.resource_warnings.warn_until_close("unclosed x", source=None)
+    assert "unclosed x" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "acts"),
+    [
+        ("import salt.cli.daemons", False),  # what salt-master and salt-minion import
+        ("import salt.client.ssh, salt.runner, salt.master, salt.minion", False),
+        ("import salt.cli.ssh", True),  # what salt-ssh imports
+        ("salt.scripts.mark_as_cli()", True),  # what salt-run and salt call
+    ],
+)
+def test_which_programs_are_commands(entry, acts):
+    program = f"""
+import importlib.util, salt.scripts
+{entry}
+spec = importlib.util.spec_from_file_location("salt_3008", {str(ROOT / "_controller/salt_3008.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module._in_a_command())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == str(acts)
+
+
+@pytest.mark.parametrize("version", ["3007.9", "3009.0", "30080.1"])
+def test_another_salt_stays_as_it_is(patches, monkeypatch, version):
+    monkeypatch.setattr(salt.version, "__version__", version)
+    before = [getattr(owner, name) for owner, name in PATCHED]
+    patches.patch()
+    assert [getattr(owner, name) for owner, name in PATCHED] == before
+
+
+def test_a_minion_has_none_of_it(load):
+    assert load("_controller/salt_3008.py", opts={"id": "web1"}).__virtual__()[0] is False
+
+
+def test_every_salt_run_loads_it():
+    assert "grains_dirs: [_controller]" in (ROOT / "config/master").read_text()
+
+
+def test_what_is_patched_stands_in_the_table(patches):
+    for owner, name in PATCHED:
+        shown = f"``{name}``" if owner is salt.utils.resource_warnings else f"``{owner.__name__}.{name}``"
+        assert shown in patches.__doc__
+    before = [getattr(owner, name) for owner, name in PATCHED]
+    patches.patch()
+    assert all(getattr(owner, name) is not was for (owner, name), was in zip(PATCHED, before, strict=True))

@@ -186,3 +186,12 @@ def test_a_part_of_the_webhook_is_hidden_too(alert):
     alert.said["journalctl"] = "POST /T01/B02-canary took none\nwith token=x-canary\n"
     alert.main("a.service")
     assert "canary" not in json.dumps([body for _, body in alert.sent])
+
+
+def test_the_secrets_of_a_site_that_left_the_pillar_are_hidden_too(alert, paths):
+    folder = paths / "srv/sum/old"
+    folder.mkdir(parents=True)
+    (folder / ".env").write_text('SIGNING="left-canary"\n')
+    alert.said["journalctl"] = "signed by left-canary\n"
+    alert.main("a.service")
+    assert "canary" not in json.dumps(alert.sent)

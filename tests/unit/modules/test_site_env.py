@@ -1,5 +1,6 @@
 """A site's environment file: its text, read back by this module and by a real shell; its making; its mode."""
 
+import importlib
 import os
 import re
 import stat
@@ -60,6 +61,14 @@ def test_round_trip(env):
 @pytest.mark.parametrize("name", VALUES)
 def test_round_trip_of_each(env, name):
     assert env.load(env.dump({name: VALUES[name]})) == {name: VALUES[name]}
+
+
+def test_the_engine_has_the_same_form(env, monkeypatch):
+    """Provisioning writes it on a bare host, before there is an engine: one form, held by one table."""
+    monkeypatch.syspath_prepend(str(ROOT / "salt/host/files/lib"))
+    engine = importlib.import_module("goldenpath.env")
+    assert engine.load(env.dump(VALUES)) == env.load(engine.dump(VALUES)) == VALUES
+    assert env.dump(VALUES).partition("\n")[2] == engine.dump(VALUES)
 
 
 def test_a_real_shell_reads_the_same(env, tmp_path):

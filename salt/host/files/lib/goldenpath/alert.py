@@ -35,7 +35,7 @@ def secrets(known):
     return [
         *known.get("secrets", []),
         *_parts(known.get("webhook") or ""),
-        *(value for site in sites.every() for value in site.secrets()),
+        *(value for site in sites.ever() for value in site.secrets()),
     ]
 
 

@@ -17,7 +17,3 @@ class Refused(Failed):
 
 class Busy(Refused):
     """Somebody else is at it."""
-
-
-class Missing(Failed):
-    """What was asked for is not there."""

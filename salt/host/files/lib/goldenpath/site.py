@@ -1,5 +1,6 @@
 """A site: where its parts lie, what is live, and what provisioning wrote down about it."""
 
+import glob
 import os
 import pwd
 
@@ -142,6 +143,13 @@ def load(slug, pillar=None):
 def every():
     """All sites of this host."""
     return [load(slug) for slug in host.slugs()]
+
+
+def ever():
+    """All sites whose folder is on this host, also those that have left the pillar: their secrets are still secrets."""
+    found = glob.glob(f"{SRV}/*/.env")
+    slugs = sorted(os.path.basename(os.path.dirname(path)) for path in found)
+    return [Site(slug, files.read_json(f"{host.SITES}/{slug}.json")) for slug in slugs]
 
 
 def backed_up(slug=None):

@@ -1,5 +1,6 @@
 """The steps of a deploy until a release is built: clean, fetch, environment, static files, dump, migrations."""
 
+import contextlib
 import glob
 import os
 import time
@@ -164,10 +165,8 @@ def migrations(run, release, record):
         with run.step("migrate"):
             _migrate(run, release)
     finally:
-        try:
+        with contextlib.suppress(Failed):
             record["migrations"] = run.migrations()
-        except Failed:
-            record.setdefault("migrations", [])
 
 
 def _dump(run, release):

@@ -220,11 +220,6 @@ def unsettled(site):
     return steps
 
 
-def strangers(slugs):
-    """Sites that this host still runs and nobody asks for any more; slugs: those that the pillar has."""
-    return sorted(set(host.slugs()) - set(slugs))
-
-
 def retire(site):
     """Stop a site for good: its units go, also at boot. Its folder, database and backups stay. Returns the units."""
     stop(site, running(site))

@@ -1,5 +1,6 @@
 """
-A site's environment file ``/srv/sum/<slug>/.env``: what its settings read, of mode 0600, made from the pillar.
+A site's environment file ``/srv/sum/<slug>/.env``: what its settings read, made from the pillar. It is root's, and of
+mode 0640: the site reads it and does not write it.
 
 The file is read by systemd (``EnvironmentFile=``), by ``sh`` (``. .env``) and by the deploy. Its values are
 double-quoted with the four escapes that all three agree on (systemd.exec(5), POSIX shell, section 2.2.3).
@@ -154,7 +155,7 @@ def facts(slug):
     slug (str)
         The site.
 
-    Returns ``{"mode": "0600", "user": …}``, or an empty dictionary where there is no file.
+    Returns ``{"mode": "0640", "user": …, "group": …}``, or an empty dictionary where there is no file.
 
     CLI Example:
 
@@ -164,12 +165,16 @@ def facts(slug):
     """
     if not os.path.exists(path(slug)):
         return {}
-    return {"mode": __salt__["file.get_mode"](path(slug)), "user": __salt__["file.get_user"](path(slug))}
+    return {
+        "mode": __salt__["file.get_mode"](path(slug)),
+        "user": __salt__["file.get_user"](path(slug)),
+        "group": __salt__["file.get_group"](path(slug)),
+    }
 
 
 def write(slug, values):
     """
-    Replace a site's environment file in one step, of mode 0600 and owned by the site's user.
+    Replace a site's environment file in one step, of mode 0640, root's and its group the site's.
 
     slug (str)
         The site.
@@ -184,13 +189,13 @@ def write(slug, values):
 
         salt-ssh web1 state.apply site
     """
-    owner = f"sum-{slug}"
+    group = f"sum-{slug}"
     target = path(slug)
     temporary = target + ".new"
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o600)
-            os.fchown(out.fileno(), __salt__["file.user_to_uid"](owner), __salt__["file.group_to_gid"](owner))
+            os.fchown(out.fileno(), 0, __salt__["file.group_to_gid"](group))
+            os.fchmod(out.fileno(), 0o640)
             out.write(dump(values))
             out.flush()
             os.fsync(out.fileno())

@@ -656,6 +656,11 @@ def _debian_package(text):
         raise ValueError("is not the name of a Debian package")
 
 
+def _postgres_extension(text):
+    if isinstance(text, str) and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", text):
+        raise ValueError("is not the name of a Postgres extension")
+
+
 def _url_path(text):
     if isinstance(text, str) and not re.fullmatch(r"/(?!/)[A-Za-z0-9._~=:@%/?&+,-]{0,199}", text):
         raise ValueError("is not a path of a URL")
@@ -743,6 +748,7 @@ _FORMATS = {
     "inner-path": _inner_path,
     "inner-file": _inner_file,
     "debian-package": _debian_package,
+    "postgres-extension": _postgres_extension,
     "url-path": _url_path,
     "variable": _variable,
     "secret": _secret,

@@ -5,12 +5,14 @@ A site's role and database in Postgres: a thin layer over ``site_database`` the 
 from salt.exceptions import CommandExecutionError
 
 
-def present(name):
+def present(name, extensions=()):
     """
     The role and the database of a site exist, belong together, and are closed to every other role.
 
     name (str)
         Role and database: ``sum-<slug>``.
+    extensions (list)
+        Extensions that the database has, also those that only a superuser creates.
 
     .. code-block:: yaml
 
@@ -26,9 +28,9 @@ def present(name):
         return ret
     try:
         if __opts__["test"]:
-            steps = [sentence for sentence, _ in __salt__["site_database.plan"](name)]
+            steps = [sentence for sentence, _ in __salt__["site_database.plan"](name, extensions)]
         else:
-            steps = __salt__["site_database.apply"](name)
+            steps = __salt__["site_database.apply"](name, extensions)
     except CommandExecutionError as exc:
         ret.update(result=False, comment=str(exc))
         return ret

@@ -7,7 +7,7 @@ from salt.exceptions import CommandExecutionError
 
 def managed(name):
     """
-    ``/srv/sum/<slug>/.env`` holds what the pillar says, mode 0600, owned by the site's user.
+    ``/srv/sum/<slug>/.env`` holds what the pillar says, mode 0640, root's, its group the site's.
 
     name (str)
         The site's slug; its values are read from the pillar inside the state, so that they appear in
@@ -30,8 +30,8 @@ def managed(name):
             "changed": sorted(key for key in want.keys() & have.keys() if want[key] != have[key]),
         }
         changes = {kind: names for kind, names in changes.items() if names}
-        if facts and facts != {"mode": "0600", "user": f"sum-{name}"}:
-            changes["mode"] = f"0600 and owned by sum-{name}"
+        if facts and facts != {"mode": "0640", "user": "root", "group": f"sum-{name}"}:
+            changes["mode"] = f"0640, owned by root, its group sum-{name}"
         if not changes:
             return ret
         ret["changes"] = changes

@@ -21,11 +21,15 @@ postgres-service:
     - watch:
         - file: postgres-config
 
-{%- for slug in pillar.sites %}
+{%- for slug, site in pillar.sites.items() %}
 
 postgres-database-{{ slug }}:
   site_database.present:
     - name: sum-{{ slug }}
+    - extensions: {{ site.postgres.extensions | tojson }}
     - require:
         - service: postgres-service
+{%- if site.packages and site.postgres.extensions %}
+        - packages: site-packages-{{ slug }}
+{%- endif %}
 {%- endfor %}

@@ -30,7 +30,8 @@ site-user-{{ slug }}:
     - createhome: False
     - shell: /usr/sbin/nologin
 
-# root owns the frame, so that nothing a site does can move its releases or links.
+# root owns the frame, so that nothing a site does can move its releases or links. Neighbours and Caddy may go
+# through it and not look around.
 site-root-{{ slug }}:
   file.directory:
     - names:
@@ -39,7 +40,7 @@ site-root-{{ slug }}:
     - makedirs: True
     - user: root
     - group: root
-    - mode: '0755'
+    - mode: '0711'
     - require:
         - user: site-user-{{ slug }}
 
@@ -47,9 +48,11 @@ site-media-{{ slug }}:
   file.directory:
     - name: {{ root }}/media
     - user: {{ user }}
-    - group: {{ user }}
-    - mode: '0755'
+    # Caddy reads them, and no neighbour.
+    - group: caddy
+    - mode: '0750'
     - require:
+        - pkg: base-packages
         - file: site-root-{{ slug }}
 
 site-folders-{{ slug }}:
@@ -85,7 +88,7 @@ site-facts-{{ slug }}:
     - contents: |
         {{ {"slug": slug, "user": user, "root": root, "domains": site.domains, "health": site.health,
             "tls": site.tls, "celery": site.celery, "redis": site.redis,
-            "secrets": site.secrets | list} | tojson }}
+            "postgres": site.postgres, "secrets": site.secrets | list} | tojson }}
     - mode: '0644'
     - require:
         - file: base-state-directory

@@ -12,7 +12,7 @@ include:
 site-sandbox:
   file.managed:
     - name: /etc/systemd/system/sum-.service.d/sandbox.conf
-    - source: salt://site/files/sandbox.conf
+    - source: salt://host/files/lib/goldenpath/sandbox.conf
     - makedirs: True
     - mode: '0644'
 

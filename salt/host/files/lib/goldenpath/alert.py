@@ -19,6 +19,7 @@ import urllib.request
 
 from . import files, host, process, text, units
 from . import site as sites
+from .errors import Failed
 
 QUIET = 3600
 LINES = 15
@@ -35,8 +36,17 @@ def secrets(known):
     return [
         *known.get("secrets", []),
         *_parts(known.get("webhook") or ""),
-        *(value for site in sites.ever() for value in site.secrets()),
+        *(value for site in sites.ever() for value in _of(site)),
     ]
+
+
+def _of(site):
+    """The secrets of a site; one whose file nobody can read keeps no alert from being sent."""
+    try:
+        return site.secrets()
+    except Failed as exc:
+        print(exc, file=sys.stderr)
+        return []
 
 
 def _parts(url):

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 
-from . import env, files, heal, history, host, journal, lock, media, postgres, repository, text
+from . import env, files, heal, history, host, journal, lock, media, pgdump, postgres, repository, text
 from . import site as sites
 from .errors import Failed
 
@@ -80,12 +80,12 @@ def _run(site, config, staging, accept_smaller):
             raise Failed(f"there is no database {site.name}. Try: {host.command('state.apply')}")
         files.rooms(_needs(site, config, staging, space, last.get("bytes", 0)), "a backup", host.name())
         began = text.now()
-        held = postgres.dump(site, dump + ".partial")
+        held = pgdump.dump(site, dump + ".partial")
         shutil.copy2(f"{site.root}/.env", f"{staging}/env")
         # After the rows: a file that a row names is there before the row is.
         media.freeze(f"{site.root}/media", f"{staging}/media")
         release = site.current
-    postgres.verify(site, dump + ".partial", held)
+    pgdump.verify(site, dump + ".partial", held)
     listed = media.listing(f"{staging}/media", files.read_json(journal.media(site)))
     if not accept_smaller:
         shrunk(site, held_before(site, config), os.path.getsize(dump + ".partial"), len(held["tables"]), len(listed))

@@ -11,7 +11,23 @@ import signal
 import sys
 import time
 
-from . import PROTOCOL, VERSION, alert, facts, health, host, jobs, launch, release, rollback, settle, text, units, watch
+from . import (
+    PROTOCOL,
+    VERSION,
+    alert,
+    facts,
+    health,
+    host,
+    jobs,
+    launch,
+    manage,
+    release,
+    rollback,
+    settle,
+    text,
+    units,
+    watch,
+)
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -43,6 +59,19 @@ def _rollback(arguments):
     return {key: done[key] for key in ("release", "ref", "before", "moved", "notes", "seconds")}
 
 
+def _backup(arguments):
+    return jobs.each("backup", arguments.site, {"accept_smaller": arguments.accept_smaller, "wait": arguments.wait})
+
+
+def _drill(arguments):
+    return jobs.each("drill", arguments.site, {"snapshot": arguments.snapshot, "wait": arguments.wait})
+
+
+def _manage(arguments):
+    """In the site's sandbox, and on a terminal of its own. The exit status is the command's."""
+    sys.exit(manage.attach(sites.load(arguments.site), arguments.command))
+
+
 def _who():
     return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'root'}@{host.name()}"
 
@@ -63,6 +92,8 @@ def _picked(request, *names):
 
 _PERFORMED = {
     "deploy": lambda slug, asked: release.deploy(_site(asked, slug), **_picked(asked, "ref", "who", "wait")),
+    "backup": lambda slug, asked: jobs.back_up(slug, **_picked(asked, "accept_smaller", "wait")),
+    "drill": lambda slug, asked: jobs.prove(slug, **_picked(asked, "snapshot", "wait")),
     "rollback": lambda slug, asked: rollback.rollback(
         _site(asked, slug), **_picked(asked, "release", "who", "wait", "restore_database")
     ),
@@ -126,11 +157,12 @@ def _ps(arguments):
 _VERBS = (
     ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
     ("health", "ask a site's live release, or its front door", None, _health),
+    ("manage", "run a command of the site's manage.py", None, _manage),
     ("releases", "what is live, and how it came to be", "?", _releases),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
     ("maintenance", "show, put up or take down the maintenance page", None, _maintenance),
-    ("backup", "back up one site, or all", "?", lambda a: jobs.back_up(a.site, a.accept_smaller, a.wait)),
-    ("drill", "prove that the newest snapshot can be restored", "?", lambda a: jobs.prove(a.site, a.snapshot, a.wait)),
+    ("backup", "back up one site, or all", "?", _backup),
+    ("drill", "prove that the newest snapshot can be restored", "?", _drill),
     ("check", "prune the repository and read it over", "?", lambda a: jobs.check(a.wait)),
     ("list", "snapshots, the last backup and the last drill", "?", lambda a: jobs.listing(a.site)),
     ("plan", "what a restore would do", None, lambda a: jobs.plan(a.site, a.snapshot, a.wait)),
@@ -153,6 +185,7 @@ def _parser():
         made[name].set_defaults(work=work)
         if site != 0:
             made[name].add_argument("site", nargs=site, metavar="SITE")
+    made["manage"].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))
@@ -206,14 +239,15 @@ def main(argv):
         os.chmod(host.RUN, 0o755)  # noqa: S103  the controller's other session reads progress there
         answer = arguments.work(arguments)
     except Refused as exc:
-        print(text.printable(str(exc)), file=sys.stderr)
+        print(exc, file=sys.stderr)
         return REFUSED
     except Failed as exc:
-        print("\n".join(filter(None, [text.printable(str(exc)), text.printable(exc.tail)])), file=sys.stderr)
+        print("\n".join(filter(None, [str(exc), exc.tail])), file=sys.stderr)
         return FAILED
     except OSError as exc:
         print(f"{exc.strerror or exc}: {exc.filename or arguments.verb}. Try: df -h", file=sys.stderr)
         return FAILED
+    answer = text.shown(answer)
     print(answer if isinstance(answer, str) and arguments.verb == "ps" else json.dumps(answer, indent=1, default=str))
     print(f"{arguments.verb}: {time.monotonic() - began:.1f} s", file=sys.stderr)
     return DONE

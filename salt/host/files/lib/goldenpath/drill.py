@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 
-from . import env, files, host, journal, manage, media, postgres, repository, text
+from . import env, files, host, journal, manage, media, pgdump, postgres, repository, text
 from .errors import Failed
 
 
@@ -32,8 +32,8 @@ def load(site, path, name):
         raise Failed("the dump is not the one that was backed up: its checksum differs. Try: another snapshot")
     needed = manifest.get("size") or manifest["dump"]["bytes"] * 2
     files.rooms([(postgres.data_directory(), needed)], "the restored database", host.name())
-    postgres.restore(site, dump, name)
-    wrong = postgres.difference(manifest["tables"], postgres.counts(site, name))
+    pgdump.restore(site, dump, name)
+    wrong = pgdump.difference(manifest["tables"], pgdump.counts(site, name))
     if wrong:
         raise Failed(f"the restored database is not what was backed up: {wrong}. Try: another snapshot")
     return manifest

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 
-from . import backup, drill, files, heal, host, journal, lock, repository, restore, text
+from . import backup, drill, files, heal, host, journal, launch, lock, repository, restore, text
 from . import site as sites
 from .errors import Busy, Failed
 
@@ -19,14 +19,40 @@ PATIENCE = 600
 HEAL_WAIT = 1500
 
 
-def back_up(slug=None, accept_smaller=False, wait=BUSY):
-    """Back up one site, or every site of the host. accept_smaller: see ``backup.run``. wait: seconds."""
-    return _each("backup", slug, wait, lambda site: backup.run(site, accept_smaller))
+def back_up(slug, accept_smaller=False, wait=BUSY):
+    """Back up one site. accept_smaller: see ``backup.run``. wait: seconds."""
+    (site,) = sites.backed_up(slug)
+    with lock.of_backups("backup", wait):
+        return backup.run(site, accept_smaller)
 
 
-def prove(slug=None, snapshot=None, wait=BUSY):
-    """Drill one site, or every site of the host. snapshot: another than the newest. wait: seconds."""
-    return _each("drill", slug, wait, lambda site: drill.run(site, snapshot))
+def prove(slug, snapshot=None, wait=BUSY):
+    """Drill one site. snapshot: another than the newest. wait: seconds."""
+    (site,) = sites.backed_up(slug)
+    with lock.of_backups("drill", wait):
+        return drill.run(site, snapshot)
+
+
+def each(verb, slug, request):
+    """
+    ``backup`` or ``drill`` of one site, or of every site of the host: a unit for each, with a limit of its own. What one
+    of them meets does not keep the others from their turn.
+    """
+    results, faults = {}, []
+    for site in sites.backed_up(slug):
+        if slug is None and not site.current:
+            # Not deployed yet, or on a host that replaces a lost one not restored yet.
+            results[site.slug] = {"skipped": "it has no live release"}
+            continue
+        try:
+            results[site.slug] = launch.run(verb, site.slug, request, request["wait"])
+        except Failed as exc:
+            faults.append(str(exc))
+    if faults:
+        raise Failed("\n".join(faults))
+    if slug is None:
+        _beat(verb)
+    return results
 
 
 def check(wait=BUSY):
@@ -62,26 +88,6 @@ def plan(slug, snapshot=None, wait=0):
     with lock.of_backups("look", wait):
         facts = restore.plan(site, snapshot)
     return {**facts, "told": restore.told(facts)}
-
-
-def _each(what, slug, wait, work):
-    """Work over the sites; one that fails does not keep the others from their turn."""
-    results, faults = {}, []
-    with lock.of_backups(what, wait):
-        for site in sites.backed_up(slug):
-            if slug is None and not site.current:
-                # Not deployed yet, or on a host that replaces a lost one not restored yet.
-                results[site.slug] = {"skipped": "it has no live release"}
-                continue
-            try:
-                results[site.slug] = work(site)
-            except Failed as exc:
-                faults.append(str(exc))
-    if faults:
-        raise Failed("\n".join(faults))
-    if slug is None:
-        _beat(what)
-    return results
 
 
 def _beat(job):

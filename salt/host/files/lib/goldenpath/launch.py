@@ -18,14 +18,14 @@ from .errors import Busy, Failed, Refused
 COMMAND = "/opt/goldenpath/goldenpath"
 SYSTEMD_RUN = "/usr/bin/systemd-run"
 # A build that is killed for its memory fails by itself and is told; the deploy that began it undoes what it did.
-_LIMITS = (
-    "CPUWeight=50",
-    "IOWeight=50",
-    "OOMPolicy=continue",
-    "TimeoutStopSec=30s",
-    "LimitCORE=0:infinity",
-    "UMask=0077",
-)
+_EVERY = ("OOMPolicy=continue", "TimeoutStopSec=30s", "LimitCORE=0:infinity", "UMask=0077")
+_SERVING = ("CPUWeight=50", "IOWeight=50", "RuntimeMaxSec=4h")
+# Visitors come first, and what hangs for so long does not come back: other sites have their turn.
+_BESIDE = (
+    "CPUWeight=20", "IOWeight=20", "Nice=19", "IOSchedulingClass=idle", "PrivateTmp=yes", "NoNewPrivileges=yes",
+    "ProtectHome=yes", "RuntimeMaxSec=6h",
+)  # fmt: skip
+_LIMITS = {"deploy": _SERVING, "rollback": _SERVING, "backup": _BESIDE, "drill": _BESIDE}
 
 
 def unit(verb, slug):
@@ -62,10 +62,10 @@ def run(verb, slug, request, wait=0):
 
 
 def _argv(verb, slug, asked, told):
-    limits = [word for limit in _LIMITS for word in ("-p", limit)]
+    limits = [word for limit in (*_EVERY, *_LIMITS[verb]) for word in ("-p", limit)]
     return [
         SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit(verb, slug)}",
-        f"--description=Golden Path: {verb} of {slug}", *limits, "-p", f"StandardInput=file:{asked}",
+        f"--description=Golden Path: {verb} of {slug}", *limits, *units.bound(), "-p", f"StandardInput=file:{asked}",
         COMMAND, "perform", verb, slug, "--request", asked, "--result", told,
     ]  # fmt: skip
 

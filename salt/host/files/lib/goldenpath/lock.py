@@ -36,13 +36,41 @@ class Held:
 
 @contextlib.contextmanager
 def _locked(path, who, wait, what, sentence):
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as stream:
+    _ours(path)
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="utf-8") as stream:
         end = time.monotonic() + wait
         while not _taken(stream):
             if time.monotonic() >= end:
                 raise Busy(sentence.format(host=host.name(), **what, **_holder(stream)))
             time.sleep(0.2)
         yield Held(stream, who)
+
+
+def _ours(path):
+    """
+    Nobody but root opens a lock: who can read a file can hold it (flock(2)). One of before could be read, and whoever
+    holds that and is not root holds a file that is no lock any more.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        found = os.stat(path)
+        if found.st_mode & 0o077:
+            os.chmod(path, 0o600)
+            if any(not _root(pid) for pid in _holders(found)):
+                os.unlink(path)
+
+
+def _holders(found):
+    """The processes that hold a file by flock, as the kernel lists them (proc(5), /proc/locks)."""
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with open("/proc/locks", encoding="ascii") as lines:
+        return [int(line.split()[4]) for line in lines if " FLOCK " in line and device in line.split()]
+
+
+def _root(pid):
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == 0
+    except OSError:
+        return False
 
 
 def _taken(stream):

@@ -1,14 +1,12 @@
-"""manage.py of a site's release, run as the site's user by the release's own interpreter."""
+"""manage.py of a site's release, run in the site's sandbox by the release's own interpreter."""
 
 import json
 import os
 import re
 
-from . import process
-from .errors import Failed
+from . import sandbox
+from .errors import Failed, Refused
 from .text import masked
-
-_PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site_programs")
 
 
 def program(site, release, name, *argv, timeout, env=None, feed=None):
@@ -17,10 +15,10 @@ def program(site, release, name, *argv, timeout, env=None, feed=None):
     release's log as well. env: what comes on top of them. feed: as ``process.run`` has it. Returns ``Done``.
     """
     values = site.environment(release)
-    return process.run(
-        [site.release(release, "venv/bin/python"), os.path.join(_PROGRAMS, name), *argv],
-        user=site.name, cwd=values["APP_DIR"], env={"HOME": site.path("cache"), **values, **(env or {})},
-        timeout=timeout, log=site.release(release, "deploy.log"), feed=feed,
+    return sandbox.run(
+        site, [site.release(release, "venv/bin/python"), os.path.join(sandbox.PROGRAMS, name), *argv],
+        cwd=values["APP_DIR"], env={"HOME": site.path("cache"), **values, **(env or {})}, timeout=timeout,
+        log=site.release(release, "deploy.log"), feed=feed,
     )  # fmt: skip
 
 
@@ -34,6 +32,16 @@ def run(site, release, commands, timeout=900, env=None):
     done = program(site, release, "run_manage.py", json.dumps(commands), timeout=timeout, env=env)
     codes = dict(line.split()[1:3] for line in done.output.splitlines() if line.startswith("::manage "))
     return {name: int(code) for name, code in codes.items()}, masked(done.output, site.secrets())
+
+
+def attach(site, argv):
+    """One command of the live release, for a person. Returns its exit status; raises Refused where none is live."""
+    if not site.current:
+        raise Refused(f"{site.slug} has no release yet. Try: deploy it first")
+    values = site.environment(site.current)
+    python = site.release(site.current, "venv/bin/python")
+    env = {"HOME": site.path("cache"), **values}
+    return sandbox.attach(site, [python, "manage.py", *argv], env, values["APP_DIR"])
 
 
 def against(site, release, database, argv, readonly=True):

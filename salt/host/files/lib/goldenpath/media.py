@@ -5,7 +5,9 @@ import hashlib
 import os
 import random
 import shutil
+import stat
 
+from . import tree
 from .errors import Failed
 
 SAMPLE = 50
@@ -20,30 +22,29 @@ def listing(folder, known=None):
     known: such a list from before; what has the same size and time is not read again.
     """
     found = {}
-    for base, folders, names in os.walk(folder):
-        for name in sorted(names + [item for item in folders if os.path.islink(f"{base}/{item}")]):
-            path = f"{base}/{name}"
-            relative = os.path.relpath(path, folder)
-            facts = os.lstat(path)
-            if os.path.islink(path):
-                found[relative] = [0, 0, "-> " + os.readlink(path)]
-                continue
-            if not os.path.isfile(path):
-                continue
-            before = (known or {}).get(relative)
+    for path, descriptor, name, facts in tree.walk(folder):
+        if stat.S_ISLNK(facts.st_mode):
+            found[path] = [0, 0, "-> " + os.readlink(name, dir_fd=descriptor)]
+        elif stat.S_ISREG(facts.st_mode):
+            before = (known or {}).get(path)
             if before and before[:2] == [facts.st_size, facts.st_mtime_ns]:
-                found[relative] = before
-            else:
-                found[relative] = [facts.st_size, facts.st_mtime_ns, checksum(path)]
+                found[path] = before
+            elif stream := tree.open_file(name, descriptor):
+                with stream:
+                    found[path] = [facts.st_size, facts.st_mtime_ns, _digest(stream)]
     return found
 
 
 def checksum(path):
-    """A file's sha256."""
-    digest = hashlib.sha256()
+    """The sha256 of a file of root's."""
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        return _digest(stream)
+
+
+def _digest(stream):
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -51,35 +52,52 @@ def freeze(source, target):
     """
     The media as they are now, in a folder of links: what is replaced or deleted from here on does not matter.
 
-    Media on a filesystem of their own cannot be linked to, and are copied.
+    Media on a filesystem of their own cannot be linked to, and are copied. What is no file, link or folder is left out.
     """
-
-    def copy(one, other, **_):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                os.link(one, other, follow_symlinks=False)
-            except OSError:
-                shutil.copy2(one, other, follow_symlinks=False)
-        return other
-
+    os.mkdir(target, 0o700)
+    folders = []
     try:
-        shutil.copytree(source, target, symlinks=True, copy_function=copy)
-    except shutil.Error as exc:
-        # A file that was deleted while it was looked at is not there; everything else is a fault.
-        lost = [text for path, _, text in exc.args[0] if os.path.lexists(path)]
-        if lost:
-            raise Failed(f"the media in {source} cannot be read: {lost[0]}. Try: df -h {source}") from None
+        for path, descriptor, name, facts in tree.walk(source):
+            there = f"{target}/{path}"
+            if stat.S_ISDIR(facts.st_mode):
+                os.mkdir(there, 0o700)
+                folders.append((there, facts))
+            elif stat.S_ISLNK(facts.st_mode) or stat.S_ISREG(facts.st_mode):
+                with contextlib.suppress(FileNotFoundError):
+                    _link(name, descriptor, there, facts)
+    except OSError as exc:
+        raise Failed(f"the media in {source} cannot be read: {exc}. Try: df -h {source}") from None
+    # Last, because a folder that nobody may write to takes no files.
+    for there, facts in reversed(folders):
+        os.chmod(there, stat.S_IMODE(facts.st_mode))
+        os.utime(there, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def _link(name, descriptor, there, facts):
+    try:
+        os.link(name, there, src_dir_fd=descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if stat.S_ISLNK(facts.st_mode):
+            os.symlink(os.readlink(name, dir_fd=descriptor), there)
+        elif stream := tree.open_file(name, descriptor):
+            with stream, open(there, "xb") as copy:
+                shutil.copyfileobj(stream, copy, 1 << 20)
+            os.chmod(there, stat.S_IMODE(facts.st_mode))
+            os.utime(there, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 def stats(site):
     """Size and time of every file of a site's media, as ``listing`` has them."""
-    folder, found = site.path("media"), {}
-    for base, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                facts = os.lstat(f"{base}/{name}")
-                found[os.path.relpath(f"{base}/{name}", folder)] = [facts.st_size, facts.st_mtime_ns]
-    return found
+    folder = site.path("media")
+    if not os.path.isdir(folder):
+        return {}
+    return {
+        path: [facts.st_size, facts.st_mtime_ns]
+        for path, _, _, facts in tree.walk(folder)
+        if not stat.S_ISDIR(facts.st_mode)
+    }
 
 
 def size(site):
@@ -107,9 +125,8 @@ def choice(listed):
 
 
 def own(site, folder):
-    """Media belong to the site's user, whose number differs from host to host."""
-    owner = site.owner()
-    for base, folders, names in os.walk(folder):
-        for name in [".", *folders, *names]:
-            os.lchown(f"{base}/{name}", *owner)
-    os.chmod(folder, 0o755)  # noqa: S103  Caddy reads them
+    """Media belong to the site's user, whose number differs from host to host; Caddy reads them, no neighbour does."""
+    uid, gid = site.owner()
+    for _, descriptor, name, _ in tree.walk(folder):
+        os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+    site.show(folder)

@@ -1,43 +1,37 @@
-"""A site's database: dumped with its row counts from one snapshot, verified, restored beside the live one."""
+"""
+A site's database in the host's Postgres.
+
+A superuser's session stays in the database ``postgres``, where no site can leave anything, but for what is said at the
+functions that need one elsewhere. What a site could have a hand in is asked as its own role, by a Unix user of its own
+that no site is (``keeper``), with a fixed search path and a time limit.
+"""
 
 # ruff: noqa: S608  names of sites and their databases, which provisioning has checked
 import json
-import os
-import re
-import subprocess
-import tempfile
+import pwd
 
-from . import files, host, process, text
+from . import host, process, text
 from .errors import Failed
 
+PSQL, USERADD = "/usr/bin/psql", "/usr/sbin/useradd"
 # No site can have such a name: a slug has no dot.
-PSQL, DUMP, RESTORE = "/usr/bin/psql", "/usr/bin/pg_dump", "/usr/bin/pg_restore"
 DRILL, NEW, OLD = ".drill", ".new", ".old"
-# How long a dump waits for somebody who holds a table.
-LOCK_WAIT = "10min"
+# Databases belong to a role that nobody can be, so that no site changes or drops its own.
+OWNER = "goldenpath"
+# What a session of root's does not leave to a database's settings.
+SETTINGS = {
+    "search_path": "pg_catalog",
+    "client_min_messages": "warning",
+    "default_transaction_read_only": "off",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": "0",
+    "row_security": "off",
+    "statement_timeout": "1h",
+}
+# The sites whose keeper was seen by this process.
+_KEPT = set()
 # How often a database is exchanged in which somebody is just then.
 TRIES = 20
-
-_COUNTS = r"""
-SELECT format('SELECT json_build_array(%L, count(*)) FROM ONLY %I.%I;', format('%I.%I', n.nspname, c.relname),
-              n.nspname, c.relname)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_temp'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                  AND d.deptype = 'e')
-ORDER BY 1
-\gexec
-"""
-# The tables of extensions: their rows are the extension's own, except for those that a site added to them.
-_MEMBERS = r"""
-SELECT coalesce(json_agg(format('%I.%I', n.nspname, c.relname)), '[]')
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_depend d ON d.objid = c.oid
-WHERE c.relkind = 'r' AND d.classid = 'pg_class'::regclass AND d.deptype = 'e';
-"""
-# As pg_restore --list names them: without quotes.
-_ENTRY = re.compile(r"^\d+; \d+ \d+ (TABLE DATA|SCHEMA|EXTENSION) (\S+) (.+?)(?: \S*)?$")
-_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
-_COPY = re.compile(rb"COPY (" + _NAME + rb"\." + _NAME + rb") .*FROM stdin;\n\Z")
 
 
 def quoted(name):
@@ -45,15 +39,32 @@ def quoted(name):
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text):
+    """A text as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class InUse(Failed):
     """Somebody is connected to a database that must have nobody."""
 
 
-def sql(statements, database="postgres", user="postgres", timeout=3600):
-    """Run statements, each on its own, stopping at the first error; returns the answer. Raises Failed, or InUse."""
+def options(**more):
+    """The environment of a program that asks Postgres for root: settings that no database's own ones change."""
+    return {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in {**SETTINGS, **more}.items())}
+
+
+def sql(statements, database="postgres", user="postgres", timeout=3600, role=None):
+    """
+    Run statements, each on its own, stopping at the first error. role: as which one they are run.
+
+    Returns the answer. Raises Failed, or InUse.
+    """
+    first = f"SET ROLE {quoted(role)};\n" if role else ""
+    # What it says is compared with words of ours; only a superuser chooses the language.
+    more = {"lc_messages": "C"} if user == "postgres" else {}
     done = process.run(
         [PSQL, "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", database],
-        user=user, text=statements + "\n", timeout=timeout, apart=True,
+        user=user, text=f"{first}{statements}\n", timeout=timeout, apart=True, env=options(**more),
     )  # fmt: skip
     if done.code:
         kind = InUse if "being accessed by other users" in done.errors else Failed
@@ -61,30 +72,104 @@ def sql(statements, database="postgres", user="postgres", timeout=3600):
     return done.output.strip()
 
 
+def ask(site, statements, database=None, timeout=3600):
+    """Run statements with a site's own rights, in its database or another one of it. Returns the answer."""
+    return sql(statements, database or site.name, keeper(site), timeout, role=site.name)
+
+
+def keeper(site):
+    """
+    The Unix user and role that dumps a site's database and reads dumps back; made where it is not there. It has the
+    rights of the site's role and no others, and is nobody that a site could stop, trace or take a file from.
+    """
+    name = f"dmp-{site.slug}"
+    if name in _KEPT:
+        return name
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        made = process.run(
+            [USERADD, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
+             "--shell", "/usr/sbin/nologin", "--comment", f"dumps of {site.slug}", name]
+        )  # fmt: skip
+        if made.code:
+            raise Failed(f"the user {name} cannot be made: {text.reason(made.output)}. Try: getent passwd") from None
+    known = sql(
+        f"SELECT (SELECT pg_has_role(oid, {literal(site.name)}, 'MEMBER') FROM pg_roles WHERE rolname = "
+        f"{literal(name)}), (SELECT has_database_privilege({literal(name)}, oid, 'CONNECT') FROM pg_database "
+        f"WHERE datname = {literal(site.name)} AND EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(name)}));"
+    )
+    if known not in ("t|t", "t|"):
+        there = f"WHERE EXISTS (SELECT FROM pg_database WHERE datname = {literal(site.name)})"
+        sql(
+            f"SELECT {literal(f'CREATE ROLE {quoted(name)} LOGIN NOINHERIT')} "
+            f"WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(name)}) \\gexec\n"
+            f"GRANT {quoted(site.name)} TO {quoted(name)};\n"
+            f"SELECT {literal(f'GRANT CONNECT ON DATABASE {quoted(site.name)} TO {quoted(name)}')} {there} \\gexec"
+        )
+    _KEPT.add(name)
+    return name
+
+
 def exists(name):
     """Whether there is a database of this name."""
-    return sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}';") == "1"
+    return sql(f"SELECT 1 FROM pg_database WHERE datname = {literal(name)};") == "1"
 
 
 def size_of(name):
     """The size of a database, 0 where there is none."""
-    return int(sql(f"SELECT coalesce((SELECT pg_database_size(oid) FROM pg_database WHERE datname = '{name}'), 0);"))
+    return int(
+        sql(f"SELECT coalesce((SELECT pg_database_size(oid) FROM pg_database WHERE datname = {literal(name)}), 0);")
+    )
+
+
+def data_directory():
+    """Where Postgres keeps its databases."""
+    return sql("SHOW data_directory;")
 
 
 def applied(site):
-    """The migrations that a site's database has, in their order; none where Django was never there."""
-    if sql("SELECT to_regclass('django_migrations');", site.name, site.name, timeout=15) == "":
+    """
+    The migrations that a site's database has, in their order; none where Django was never there. Of a site that keeps
+    its tables in a schema of its own choice, the one that comes first in its search path counts.
+    """
+    found = ask(
+        site,
+        "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE relname = 'django_migrations' AND relkind IN ('r', 'p') ORDER BY "
+        "array_position(ARRAY(SELECT trim(both '\" ' FROM part) FROM pg_db_role_setting, unnest(setconfig) AS item, "
+        "regexp_split_to_table(split_part(item, '=', 2), ',') AS part WHERE item LIKE 'search_path=%' AND setrole = "
+        f"{literal(site.name)}::regrole), nspname::text), nspname <> 'public', nspname LIMIT 1;",
+        timeout=15,
+    )
+    if not found:
         return []
-    return sql("SELECT app || '.' || name FROM django_migrations ORDER BY id;", site.name, site.name, 15).splitlines()
+    return ask(site, f"SELECT app || '.' || name FROM {found} ORDER BY id;", timeout=15).splitlines()
 
 
 def size(site):
-    """The bytes of a site's database, as its own user is told. Raises Failed where Postgres does not let it in."""
+    """The bytes of a site's database. Raises Failed where Postgres does not let the site in."""
+    name = literal(site.name)
     try:
-        return int(sql(f"SELECT pg_database_size({literal(site.name)});", site.name, site.name, timeout=15))
+        told = sql(
+            f"SELECT (SELECT rolcanlogin FROM pg_roles WHERE rolname = {name}), (SELECT has_database_privilege({name}, "
+            f"oid, 'CONNECT') FROM pg_database WHERE datname = {name} AND EXISTS (SELECT FROM pg_roles WHERE rolname = "
+            f"{name})), (SELECT pg_database_size(oid) FROM pg_database WHERE datname = {name});",
+            timeout=15,
+        )
     except Failed as exc:
         why = text.reason(str(exc).split(": ", 1)[1])
         raise Failed(f"Postgres does not let {site.slug} in: {why}") from None
+    login, connect, bytes_ = told.split("|")
+    if not bytes_:
+        why = f"there is no database {site.name}"
+    elif login != "t":
+        why = f"the role {site.name} {'may not log in' if login else 'does not exist'}"
+    elif connect != "t":
+        why = f"the role {site.name} may not connect to its database"
+    else:
+        return int(bytes_)
+    raise Failed(f"Postgres does not let {site.slug} in: {why}. Try: {host.command('state.apply postgres')}")
 
 
 def drop(name):
@@ -95,225 +180,30 @@ def drop(name):
 
 
 def create(site, name):
-    """An empty database beside the live one, as provisioning makes them: the site's own, closed to others."""
+    """
+    An empty database beside the live one. Nobody but the keeper gets in before ``open_to`` the site: what is filled
+    there cannot be met by what the site does meanwhile.
+    """
     drop(name)
-    locale = sql(f"SELECT datcollate || ' ' || datctype FROM pg_database WHERE datname = '{site.name}';").split() or [
-        "C.UTF-8",
-        "C.UTF-8",
-    ]
+    locale = sql(f"SELECT datcollate || ' ' || datctype FROM pg_database WHERE datname = {literal(site.name)};").split()
+    collate, ctype = locale or ["C.UTF-8", "C.UTF-8"]
+    role = quoted(site.name)
     sql(
-        f"CREATE DATABASE {quoted(name)} OWNER {quoted(site.name)} TEMPLATE template0 ENCODING 'UTF8' "
-        f"LC_COLLATE '{locale[0]}' LC_CTYPE '{locale[1]}';\n"
-        f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC;"
+        f"SELECT 'CREATE ROLE {OWNER} NOLOGIN' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{OWNER}') "
+        "\\gexec\n"
+        f"CREATE DATABASE {quoted(name)} OWNER {OWNER} TEMPLATE template0 ENCODING 'UTF8' "
+        f"LC_COLLATE {literal(collate)} LC_CTYPE {literal(ctype)};\n"
+        f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC;\n"
+        f"GRANT CREATE, TEMPORARY ON DATABASE {quoted(name)} TO {role};\n"
+        f"GRANT CONNECT ON DATABASE {quoted(name)} TO {quoted(keeper(site))};"
     )
+    # It is empty: there is nothing of the site's that a superuser could meet.
+    sql(f"ALTER SCHEMA public OWNER TO {role};", name)
 
 
-def counts(site, name):
-    """The rows of every table of a database: {table: rows}."""
-    return dict(json.loads(line) for line in sql(_COUNTS, name, site.name).splitlines())
-
-
-def dump(site, path, wait=None):
-    """
-    Dump the live database into a file, and count every table's rows in the very same snapshot.
-
-    wait: how long for somebody who holds a table.
-    Uncompressed, so that restic finds what is unchanged since yesterday; it compresses itself.
-    Returns {"tables": {table: rows}, "extensions": [name, …], "members": [table of an extension, …],
-    "size": bytes of the database}.
-    """
-    name, wait = site.name, wait or LOCK_WAIT
-    # Whatever it holds, it cannot eat what Postgres and Redis need to go on writing.
-    most = files.spare(os.path.dirname(path))
-    argv = [PSQL, "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
-    with tempfile.TemporaryFile() as errors:
-        session = process.start(
-            argv, user=name, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        try:
-            session.stdin.write(
-                "SET idle_in_transaction_session_timeout = 0;\nSET statement_timeout = 0;\n"
-                f"SET lock_timeout = '{wait}';\n"
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n"
-                "SELECT pg_export_snapshot();\n"
-                "SELECT coalesce(json_agg(extname ORDER BY extname), '[]') FROM pg_extension "
-                "WHERE extname <> 'plpgsql';\n"
-                "SELECT pg_database_size(current_database());\n"
-                + _MEMBERS.strip().replace("\n", " ") + "\n" + _COUNTS + "\\echo ::end\n"
-            )  # fmt: skip
-            session.stdin.flush()
-            lines = []
-            for line in session.stdout:
-                if line.strip() == "::end":
-                    break
-                lines.append(line.strip())
-            else:
-                session.wait()
-                errors.seek(0)
-                raise Failed(
-                    f"the tables of {name} cannot be counted: {text.reason(errors.read().decode(errors='replace'))}. "
-                    "Try: systemctl status 'postgresql@*'"
-                )
-            code, output, _ = process.run(
-                [DUMP, "--format=custom", "--compress=0", f"--snapshot={lines[0]}",
-                 f"--lock-wait-timeout={wait}", "--dbname", name],
-                user=name, stdout=path, most=most,
-            )  # fmt: skip
-            if code and os.path.getsize(path) >= most:
-                raise Failed(
-                    f"pg_dump of {name} was stopped at {text.size(most)}, before it fills the disk. "
-                    f"Try: df -h {os.path.dirname(path)}"
-                )
-            if code:
-                raise Failed(f"pg_dump of {name} failed: {text.reason(output)}. Try: df -h {os.path.dirname(path)}")
-            return {
-                "extensions": json.loads(lines[1]), "size": int(lines[2]), "members": json.loads(lines[3]),
-                "tables": dict(json.loads(line) for line in lines[4:]),
-            }  # fmt: skip
-        except BrokenPipeError:
-            raise Failed(f"Postgres does not let {name} in. Try: systemctl status 'postgresql@*'") from None
-        finally:
-            session.kill()
-            session.wait()
-
-
-def dumped(site, path, wait=None):
-    """Dump the live database, prove the dump, and give it its name only then. Returns what ``dump`` does."""
-    partial = f"{path}.partial"
-    try:
-        held = dump(site, partial, wait)
-        verify(site, partial, held)
-        os.rename(partial, path)
-    finally:
-        files.remove(partial)
-    return held
-
-
-def verify(site, path, held):
-    """
-    Read a whole dump as a restore would, and count its rows: `pg_restore --list` passes a truncated one.
-
-    held: what ``dump`` returned.
-    """
-    with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
-        reader = process.start(
-            [RESTORE, "--file=-"], user=site.name, stdin=source, stdout=subprocess.PIPE, stderr=errors
-        )
-        try:
-            seen = copied(reader.stdout)
-        except BaseException:
-            reader.kill()
-            raise
-        reader.stdout.close()
-        code = reader.wait()
-        errors.seek(0)
-        said = errors.read().decode(errors="replace")
-    if code:
-        raise Failed(f"the dump cannot be read back: {text.reason(said)}. Try: df -h {os.path.dirname(path)}")
-    for name in held["members"]:
-        seen.pop(name, None)
-    wrong = difference(held["tables"], seen)
-    if wrong:
-        raise Failed(f"the dump is not what the database held: {wrong}. Try: run the backup again")
-
-
-def copied(stream):
-    """The rows of each table in what pg_restore prints."""
-    seen, table, rows = {}, None, 0
-    for line in stream:
-        if table is None:
-            if line.startswith(b"COPY "):
-                found = _COPY.match(line)
-                if found:
-                    table, rows = found[1].decode(), 0
-        elif line == b"\\.\n":
-            seen[table] = rows
-            table = None
-        else:
-            rows += 1
-    return seen
-
-
-def difference(expected, found):
-    """How the rows of tables differ, in words; empty when they do not."""
-    words = [f"{table} is missing" for table in sorted(expected.keys() - found.keys())]
-    words += [f"{table} is not of this backup" for table in sorted(found.keys() - expected.keys())]
-    words += [
-        f"{table} has {found[table]} rows and not {rows}"
-        for table, rows in sorted(expected.items())
-        if table in found and found[table] != rows
-    ]
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
-
-
-def data_directory():
-    """Where Postgres keeps its databases."""
-    return sql("SHOW data_directory;")
-
-
-def restore(site, path, name):
-    """
-    Fill a new database beside the live one from a dump, as the site's own role and in one transaction.
-
-    Only what is not the role's to write is Postgres' own part: extensions that are not trusted, and the rows that a
-    site added to an extension's tables.
-    """
-    create(site, name)
-    code, listing, _ = process.run([RESTORE, "--list"], user=site.name, stdin=path)
-    if code:
-        raise Failed(f"the dump cannot be read: {text.reason(listing)}. Try: another snapshot")
-    # An extension's comment is its owner's to write.
-    entries = [line for line in listing.splitlines() if line[:1] != ";" and " COMMENT - EXTENSION " not in line]
-    kinds = {line: found.groups() for line in entries if (found := _ENTRY.match(line))}
-    extensions = {line: what[2] for line, what in kinds.items() if what[0] == "EXTENSION"}
-    later = []
-    if extensions:
-        names = ", ".join(literal(item) for item in extensions.values())
-        available = json.loads(
-            sql(
-                "SELECT coalesce(json_object_agg(name, trusted), '{}') FROM (SELECT name, bool_or(trusted) AS trusted "
-                f"FROM pg_available_extension_versions WHERE name IN ({names}) GROUP BY name) AS known;"
-            )
-        )
-        missing = sorted(set(extensions.values()) - set(available))
-        if missing:
-            raise Failed(
-                f"the extension {', '.join(missing)} of the dump is not installed on {host.name()}. "
-                "Try: install its package"
-            )
-        first = [line for line, what in kinds.items() if what[0] == "SCHEMA"]
-        _load(path, name, first, site.name)
-        # In the dump's order: one may need another.
-        for line, item in extensions.items():
-            _load(path, name, [line], site.name if available[item] else "postgres")
-        members = set(json.loads(sql(_MEMBERS, name)))
-        later = [
-            line
-            for line, what in kinds.items()
-            if what[0] == "TABLE DATA" and {f"{what[1]}.{what[2]}", f"{quoted(what[1])}.{quoted(what[2])}"} & members
-        ]
-        done = {*first, *extensions, *later}
-        entries = [line for line in entries if line not in done]
-    _load(path, name, entries, site.name)
-    _load(path, name, later, "postgres")
-    sql("ANALYZE;", name, site.name)
-
-
-def _load(path, name, entries, user):
-    """Restore some entries of a dump's list."""
-    if not entries:
-        return
-    with tempfile.NamedTemporaryFile("w", dir="/run", prefix="goldenpath-", encoding="utf-8") as chosen:
-        chosen.writelines(f"{line}\n" for line in entries)
-        chosen.flush()
-        os.chmod(chosen.name, 0o644)
-        code, output, _ = process.run(
-            [RESTORE, "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges",
-             f"--use-list={chosen.name}", "--dbname", name],
-            user=user, stdin=path,
-        )  # fmt: skip
-    if code:
-        raise Failed(f"the dump cannot be restored: {text.reason(output)}. Try: another snapshot")
+def open_to(site, name):
+    """Let the site into a database of it."""
+    sql(f"GRANT CONNECT ON DATABASE {quoted(name)} TO {quoted(site.name)};")
 
 
 def alone(site):
@@ -330,20 +220,17 @@ def unsaved(site):
         "SELECT coalesce(string_agg(split_part(item, '=', 1), ', '), '') FROM pg_db_role_setting, unnest(setconfig) AS "
         f"item WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = {literal(name)});"
     )
-    roles = sql(
-        "SELECT coalesce(string_agg(DISTINCT rolname, ', '), '') FROM (SELECT relacl AS acl FROM pg_class UNION ALL "
+    ours = ", ".join(map(literal, ("postgres", OWNER, name, keeper(site))))
+    roles = ask(
+        site,
+        "SELECT coalesce(json_agg(DISTINCT rolname), '[]') FROM (SELECT relacl AS acl FROM pg_class UNION ALL "
         "SELECT nspacl FROM pg_namespace UNION ALL SELECT datacl FROM pg_database WHERE datname = current_database()) "
         "AS acls, aclexplode(acl) JOIN pg_roles ON oid = grantee "
-        f"WHERE rolname NOT IN ('postgres', {literal(name)}) AND rolname !~ '^pg_';",
-        name,
+        f"WHERE rolname NOT IN ({ours}) AND rolname !~ '^pg_';",
     )
     words = [f"the database's own settings ({settings})"] if settings else []
-    return words + ([f"the rights of other roles ({roles})"] if roles else [])
-
-
-def literal(text):
-    """A text as SQL takes it."""
-    return "'" + text.replace("'", "''") + "'"
+    others = ", ".join(json.loads(roles))
+    return words + ([f"the rights of other roles ({others})"] if others else [])
 
 
 def swap(site, back=False):
@@ -362,7 +249,7 @@ def swap(site, back=False):
         try:
             sql(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname IN "
-                f"('{name}', '{name}{comes}');\nBEGIN;\n{renames}COMMIT;"
+                f"({literal(name)}, {literal(name + comes)});\nBEGIN;\n{renames}COMMIT;"
             )
             return
         except InUse:

@@ -14,6 +14,7 @@ import subprocess
 import typing
 
 from .errors import Failed
+from .text import printable
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -106,9 +107,19 @@ def run(argv, user=None, env=None, cwd="/", timeout=6 * 3600, stdin=None, stdout
     # Where the output went to a file, what is left is the errors.
     output = (output or "") + ("" if apart else errors or "") + timed_out
     if log:
-        with open(log, "a", encoding="utf-8") as stream:
-            stream.write(f"$ {' '.join(argv)}\n{output}")
+        note(log, argv, output)
     return Done(code, output, errors or "")
+
+
+def note(log, argv, output):
+    """Append a command and its output to a log."""
+    with open(log, "a", encoding="utf-8") as stream:
+        stream.write(printable(f"$ {' '.join(argv)}\n{output}"))
+
+
+def attached(argv):
+    """Run a program of root's with this one's own terminal or pipes. Returns its exit status."""
+    return subprocess.run(argv, env=environment(), cwd="/", check=False).returncode
 
 
 def kill(program):

@@ -8,7 +8,7 @@ everything is put back, after it the rest is tidied up.
 import os
 import time
 
-from . import drill, env, files, heal, health, host, journal, manage, media, postgres, repository, text, units
+from . import drill, env, files, heal, health, host, journal, manage, media, pgdump, postgres, repository, text, units
 from . import site as sites
 from .errors import Failed
 
@@ -30,7 +30,7 @@ def plan(site, wanted=None):
         listed = files.read_json(f"{path}/media.json")
     finally:
         files.remove_tree(target)
-    now = postgres.counts(site, site.name) if postgres.exists(site.name) else {}
+    now = pgdump.counts(site, site.name) if postgres.exists(site.name) else {}
     there = media.stats(site)
     changed = [f"{table}: {rows} rows now, {manifest['tables'].get(table, 'not')} then"
                for table, rows in sorted(now.items()) if manifest["tables"].get(table) != rows]  # fmt: skip
@@ -137,7 +137,7 @@ def exchange(site, dump):
         needed = max(os.path.getsize(dump) * 2, size)
         files.rooms([(postgres.data_directory(), needed), (aside, size)], "the exchange", host.name())
         done["notes"] += [f"{word} are not in a dump: set them again" for word in postgres.unsaved(site)]
-        postgres.restore(site, dump, name + postgres.NEW)
+        pgdump.restore(site, dump, name + postgres.NEW)
         journal.note(site, phase="stopped", release=release)
         heal.stop(site)
         _safety(site, done)
@@ -213,12 +213,12 @@ def _safety(site, done):
     done["safety"] = None
     name = site.name
     postgres.alone(site)
-    if not postgres.exists(name) or not postgres.counts(site, name):
+    if not postgres.exists(name) or not pgdump.counts(site, name):
         done["notes"].append("there was nothing in the database before")
         return
     path = site.path("backups", f"before-restore-{text.stamp()}.dump")
     try:
-        postgres.dumped(site, path)
+        pgdump.dumped(site, path)
         done["safety"] = path
         journal.note(site, safety=path)
     except Failed as exc:
@@ -237,6 +237,7 @@ def _exchange(site, path, secrets, keep_secret_key, done):
     written = files.read(site.path(".env")) or ""
     key = secrets["DJANGO_SECRET_KEY"]
     if not keep_secret_key and env.load(written).get("DJANGO_SECRET_KEY") != key:
-        files.replace(f"{aside}/env.old", written, owner=site.owner())
-        files.replace(site.path(".env"), env.with_value(written, "DJANGO_SECRET_KEY", key), owner=site.owner())
+        readable = {"mode": 0o640, "owner": (0, site.owner()[1])}
+        files.replace(f"{aside}/env.old", written, **readable)
+        files.replace(site.path(".env"), env.with_value(written, "DJANGO_SECRET_KEY", key), **readable)
         done["notes"].append("the DJANGO_SECRET_KEY of the snapshot is in place")

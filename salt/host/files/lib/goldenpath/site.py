@@ -1,6 +1,8 @@
 """A site: where its parts lie, what is live, and what provisioning wrote down about it."""
 
+import contextlib
 import glob
+import grp
 import os
 import pwd
 
@@ -16,7 +18,7 @@ OWED = "restart.owed"
 MAINTENANCE = "maintenance"
 OPERATOR, OURS = "operator", "deploy"
 # What a host may know of a site without a pillar.
-_REMEMBERED = ("domains", "health", "tls", "celery", "redis")
+_REMEMBERED = ("domains", "health", "tls", "celery", "redis", "postgres")
 
 
 class Site:
@@ -67,6 +69,21 @@ class Site:
         except KeyError:
             raise Failed(f"{host.name()} has no user {self.name}. Try: {host.command('state.apply')}") from None
         return found.pw_uid, found.pw_gid
+
+    def show(self, folder):
+        """A folder of the site's that Caddy serves: the site writes it, Caddy reads it, no neighbour does either."""
+        try:
+            caddy = grp.getgrnam("caddy").gr_gid
+        except KeyError:
+            raise Failed(f"{host.name()} has no group caddy. Try: {host.command('state.apply')}") from None
+        os.chown(folder, self.owner()[0], caddy)
+        os.chmod(folder, 0o750)  # noqa: S103  Caddy is its group
+
+    def secure(self):
+        """The environment is root's: the site reads it and does not write it, also on a host of before that was so."""
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(self.path(".env"), 0, self.owner()[1])
+            os.chmod(self.path(".env"), 0o640)
 
     def provisioned(self):
         """Raise Refused unless provisioning has made the site's folder."""

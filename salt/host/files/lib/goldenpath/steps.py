@@ -5,7 +5,7 @@ import glob
 import os
 import time
 
-from . import env, files, heal, history, host, journal, manage, postgres, source, text, units, venv
+from . import env, files, heal, history, host, journal, manage, pgdump, postgres, source, text, units, venv
 from .errors import Failed
 from .preflight import FREE_BYTES
 
@@ -20,6 +20,7 @@ def clean(run):
     releases that never were.
     """
     site = run.site
+    site.secure()
     if os.path.exists(journal.path(site)):
         run.notes.append(heal.heal(site))
     live, previous = site.current, site.previous
@@ -83,13 +84,13 @@ def fetch(run, ref):
     release = f"{text.stamp()}-{sha[:8]}"
     folder, owner = site.release(release), site.owner()
     os.mkdir(folder)
-    os.chmod(folder, 0o755)  # noqa: S103  whatever the umask is: Caddy and the site go through it
+    os.chmod(folder, 0o711)  # noqa: S103  whatever the umask is: Caddy and the site go through it
     with open(os.open(f"{folder}/deploy.log", os.O_WRONLY | os.O_CREAT, 0o640), "w", encoding="utf-8"):
         pass
-    for name, mode in (("src", 0o750), ("static", 0o755)):
-        os.mkdir(f"{folder}/{name}")
-        os.chmod(f"{folder}/{name}", mode)
+    for name in ("src", "static"):
+        os.mkdir(f"{folder}/{name}", 0o750)
         os.chown(f"{folder}/{name}", *owner)
+    site.show(f"{folder}/static")
     os.symlink(f"/run/{site.name}/{release}.sock", f"{folder}/gunicorn.sock")
     return release, sha
 
@@ -179,7 +180,7 @@ def _dump(run, release):
             f"{site.path('backups')} has no room for a dump of {size >> 20} MiB on {host.name()}. "
             f"Try: df -h {site.root}"
         )
-    postgres.dumped(site, path, wait="10s")
+    pgdump.dumped(site, path, wait="10s")
     return path
 
 

@@ -51,6 +51,17 @@ def printable(text):
     return _CONTROLS.sub("?", text)
 
 
+def shown(answer):
+    """An answer of any kind with every text in it printable."""
+    if isinstance(answer, str):
+        return printable(answer)
+    if isinstance(answer, dict):
+        return {shown(key): shown(value) for key, value in answer.items()}
+    if isinstance(answer, (list, tuple)):
+        return [shown(each) for each in answer]
+    return answer
+
+
 def lines_of(output):
     """The lines of a program's output that say something; ``::`` begins those that are ours."""
     return [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("::")]

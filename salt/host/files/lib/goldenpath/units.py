@@ -44,6 +44,21 @@ def journal(unit, since, lines=20):
     ).output.strip()  # fmt: skip
 
 
+def own():
+    """The unit of ours in which this process runs; empty where a person or Salt runs it."""
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="ascii") as stream:
+        paths = [line.rstrip().split(":", 2)[2] for line in stream if line.split(":", 2)[1] in ("", "name=systemd")]
+        names = [part for path in paths for part in path.split("/") if re.fullmatch(r"goldenpath-.*\.service", part)]
+        return names[0] if names else ""
+    return ""
+
+
+def bound():
+    """For systemd-run, inside a unit of ours: what is begun ends with that one, whatever ends it."""
+    unit = own()
+    return ["-p", f"BindsTo={unit}", "-p", f"After={unit}"] if unit else []
+
+
 # gunicorn, an instance per release.
 
 

@@ -5,20 +5,16 @@ requirements are the same.
 
 import configparser
 import glob
-import hashlib
+import json
 import os
 import re
 
-from . import files, host, process
+from . import files, host, process, sandbox, text
 from .errors import Failed
 
-PYTHON = "/usr/bin/python3"
 # The version that provisioning chose, and beside it the others.
 UV = "/opt/goldenpath/uv"
 PIP_CONFIG = "/etc/pip.conf"
-_INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|--(?:requirement|constraint)[\s=]+)(\S+)")
-# What surrounds a path in a requirement: pip.pypa.io/en/stable/reference/requirements-file-format.
-_AROUND = re.compile(r"^[^@/]*@\s*|\s+#.*$|\s*;.*$|\[[^\]]*\]\s*$|^\s+|\s+$")
 
 
 def uv():
@@ -32,37 +28,6 @@ def uv():
     return found[-1]
 
 
-def find(source, directory, requirements):
-    """
-    Where a site's requirements file lies: beside manage.py, or else at the top of the repository.
-
-    Returns the folder against which paths in the file are resolved, and the file. Raises Failed where there is none,
-    or where a link leads out of the checkout.
-    """
-    for base in (os.path.join(source, directory), source):
-        path = os.path.normpath(os.path.join(base, requirements))
-        if os.path.isfile(path):
-            if not os.path.realpath(path).startswith(os.path.realpath(source) + os.sep):
-                raise Failed(f"{requirements} is a link that leads out of the repository")
-            return os.path.normpath(base), path
-    raise Failed(f"The repository has no {requirements}. Try: name the file under `requirements:` in the site's pillar")
-
-
-def key(path, python, release):
-    """
-    The name under which an environment is kept: equal requirements, equal name.
-
-    python: the interpreter's version. release: part of the name only where the requirements install the checkout
-    itself. Returns 16 hexadecimal digits.
-    """
-    lines = _requirements(path)
-    parts = [python, os.path.basename(path), *lines]
-    # A pyproject.toml may name folders in more ways than are worth knowing.
-    if path.endswith(".toml") or any(map(_is_local, lines)):
-        parts.append(release)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
 def build(site, source, release, log=None):
     """
     The virtual environment for a checkout: an existing one of the same requirements, or a new one.
@@ -71,9 +36,8 @@ def build(site, source, release, log=None):
     something cannot be installed; a half-built environment is never used again.
     """
     requirements = site.facts["requirements"]
-    base, path = find(source, site.facts["directory"], requirements)
-    version = process.run([PYTHON, "-V"]).output.strip()
-    venv = site.path("venvs", key(path, version, release))
+    base, path, name = _look(site, source, release, log)
+    venv = site.path("venvs", name)
     complete = f"{venv}/.complete"
     if os.path.exists(complete):
         return venv, True
@@ -89,52 +53,41 @@ def build(site, source, release, log=None):
         "VIRTUAL_ENV": venv,
         **_pip_settings(),
     }
-    for argv in (
-        [program, "venv", "--quiet", "--python", PYTHON, venv],
+    commands = [
+        [program, "venv", "--quiet", "--python", sandbox.PYTHON, venv],
         [program, "pip", "install", "--quiet", "-r", path],
+        # A power cut must not leave the mark and not what it stands for.
+        ["/usr/bin/sync", "--file-system", venv],
         ["/usr/bin/touch", complete],
-    ):
-        if argv[-1] == complete:
-            # A power cut must not leave the mark and not what it stands for.
-            os.sync()
-        done = process.run(argv, user=site.name, cwd=base, env=env, timeout=1200, log=log)
-        if done.code:
-            reason = re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", done.output)).strip()
-            raise Failed(
-                f"The requirements in {requirements} cannot be installed: {reason[:300].rstrip('.')}. "
-                f"Try: the same file in an empty virtual environment on {host.name()}"
-            )
+    ]
+    last = sandbox.run_all(site, [(argv, base, False) for argv in commands], env, timeout=1800, log=log)[-1]
+    if last.code:
+        reason = re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", last.output)).strip()
+        raise Failed(
+            f"The requirements in {requirements} cannot be installed: {reason[:300].rstrip('.')}. "
+            f"Try: the same file in an empty virtual environment on {host.name()}"
+        )
     return venv, False
 
 
-def _is_local(line):
-    """Whether a requirement installs the checkout itself, or something in it."""
-    if line.lstrip().startswith("#") or _INCLUDE.match(line) or ("://" in line and "file:" not in line):
-        return False
-    if re.match(r"\s*(-e|--editable)\b", line):
-        return True
-    words = line
-    while (less := _AROUND.sub("", words)) != words:
-        words = less
-    return bool(re.match(r"\.|/|file:", words) or re.fullmatch(r"[\w./+-]*/[\w./+-]*", words))
-
-
-def _requirements(path, seen=None):
-    """All lines of a requirements file and the files that it names, in order."""
-    seen = set() if seen is None else seen
-    if os.path.realpath(path) in seen:
-        return []
-    seen.add(os.path.realpath(path))
-    lines = []
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            lines.append(line.rstrip("\n"))
-            included = _INCLUDE.match(line)
-            if included and "://" not in included[1]:
-                nested = os.path.join(os.path.dirname(path), included[1])
-                if os.path.isfile(nested):
-                    lines += _requirements(nested, seen)
-    return lines
+def _look(site, source, release, log):
+    """
+    Where the requirements lie, and the name of their environment. Asked in the sandbox: what root opened there could
+    be a link to anything, or a pipe that nobody ends.
+    """
+    words = [source, site.facts["directory"], site.facts["requirements"], release]
+    done = sandbox.run(site, [sandbox.PYTHON, "-I", f"{sandbox.PROGRAMS}/requirements.py", *words], timeout=60)
+    try:
+        told = json.loads(done.output.splitlines()[-1])
+    except (ValueError, IndexError):
+        raise Failed(f"The requirements cannot be read: {text.reason(done.output)}. Try: journalctl -n 20") from None
+    if "error" in told:
+        raise Failed(str(told["error"]))
+    if log:
+        process.note(log, ["requirements", *words[1:3]], f"{told['path']}: {told['key']}\n")
+    if not re.fullmatch(r"[0-9a-f]{16}", told["key"]):
+        raise Failed(f"{told['key']!r:.80} is no environment's name")
+    return told["base"], told["path"], told["key"]
 
 
 def _pip_settings():

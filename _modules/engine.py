@@ -5,7 +5,6 @@ The engine that operates a host's sites: a Python package of ours, in a folder n
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
@@ -181,9 +180,10 @@ def _install(files, digest):
 
 def _whole(home, digest):
     found = {}
-    for path in glob.glob(f"{home}/{PACKAGE}/**/*.py", recursive=True):
-        with open(path, "rb") as stream:
-            found[os.path.relpath(path, f"{home}/{PACKAGE}")] = stream.read()
+    for folder, _, names in os.walk(f"{home}/{PACKAGE}"):
+        for name in names if os.path.basename(folder) != "__pycache__" else ():
+            with open(f"{folder}/{name}", "rb") as stream:
+                found[os.path.relpath(stream.name, f"{home}/{PACKAGE}")] = stream.read()
     return _digest(found) == digest
 
 

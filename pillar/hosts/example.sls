@@ -30,6 +30,8 @@ sites:                          # `sites: {}` for a host without any
     directory: .                # where manage.py lies in the repository
     requirements: requirements.txt                # beside manage.py, or else from the root of the repository
     packages: [libmagic1]       # from the distribution, by any name that apt knows; default: none
+    postgres:
+      extensions: []            # those that only a superuser creates, such as postgis; others come by migrations
     health: /health/            # the path that answers how the site is
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"

@@ -11,7 +11,7 @@ import pytest
 LIBRARY = pathlib.Path(__file__).resolve().parents[3] / "salt/host/files/lib"
 sys.path.insert(0, str(LIBRARY))
 
-from goldenpath import files, health, lock, postgres, repository, units  # noqa: E402
+from goldenpath import files, health, lock, postgres, process, repository, sandbox, units  # noqa: E402
 from goldenpath import host as hosts  # noqa: E402
 from goldenpath import site as sites  # noqa: E402
 
@@ -49,6 +49,21 @@ def paths(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(units, "UNITS", str(top / "etc/systemd"))
     (etc / "host.json").write_text('{"host": "web1", "salt": "salt-ssh"}')
     return top
+
+
+@pytest.fixture(autouse=True)
+def unboxed(monkeypatch):
+    """
+    A site's programs run as the current user and in no unit: systemd makes the sandbox, which the host tests look at.
+    """
+
+    def run(site, argv, env=None, cwd="/", timeout=900, text=None, feed=None, log=None, more=()):
+        done = process.run(argv, env=env, cwd=cwd, timeout=timeout, text=text, feed=feed)
+        if log:
+            process.note(log, argv, done.output)
+        return done
+
+    monkeypatch.setattr(sandbox, "run", run)
 
 
 @pytest.fixture

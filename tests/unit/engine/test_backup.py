@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 
 import pytest
-from goldenpath import backup, cli, drill, files, journal, media, postgres, process, repository, text
+from goldenpath import backup, cli, drill, files, journal, media, pgdump, postgres, process, repository, text
 from goldenpath.errors import Failed
 
 from .backups import CONFIG, MISSING, acme, fake_restic
@@ -175,10 +175,10 @@ def test_a_restored_database_needs_room_where_postgres_keeps_it(host, monkeypatc
     dump = {"bytes": 4, "sha256": media.checksum(host / "database.dump")}
     files.write_json(f"{host}/manifest.json", {"site": "acme", "dump": dump, "tables": {}, **size})
     monkeypatch.setattr(postgres, "data_directory", lambda: "/pg")
-    monkeypatch.setattr(postgres, "counts", lambda *_: {})
+    monkeypatch.setattr(pgdump, "counts", lambda *_: {})
     asked = []
     monkeypatch.setattr(files, "rooms", lambda needs, *_: asked.append(needs))
-    monkeypatch.setattr(postgres, "restore", lambda *_: asked.append("restore"))
+    monkeypatch.setattr(pgdump, "restore", lambda *_: asked.append("restore"))
     drill.load(acme(), str(host), "sum-acme.drill")
     assert asked == [[("/pg", needed)], "restore"]
 
@@ -199,7 +199,7 @@ def test_what_a_dump_lists():
         "3361; 0 16391 TABLE DATA public a table sum-acme",
         "215; 1259 16390 TABLE public spatial_ref_sys postgres",
     ]
-    found = [match.groups() if (match := postgres._ENTRY.match(line)) else None for line in lines]
+    found = [match.groups() if (match := pgdump._ENTRY.match(line)) else None for line in lines]
     assert found == [
         ("EXTENSION", "-", "hstore"),
         ("SCHEMA", "-", "gis"),

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from goldenpath import postgres, process
+from goldenpath import pgdump, postgres, process
 from goldenpath.errors import Failed
 
 from .backups import acme
@@ -23,31 +23,32 @@ COPY public.b (id) FROM stdin;
 
 
 def test_rows_are_counted_as_pg_restore_prints_them():
-    assert postgres.copied(io.BytesIO(STREAM)) == {"public.a": 3, 'public."Od""d. (x)"': 0}
+    assert pgdump.copied(io.BytesIO(STREAM)) == {"public.a": 3, 'public."Od""d. (x)"': 0}
 
 
 @pytest.mark.parametrize("cut", [20, 60, 90, len(STREAM)])
 def test_a_table_that_ends_too_early_is_not_counted(cut):
-    assert "public.b" not in postgres.copied(io.BytesIO(STREAM[:cut]))
+    assert "public.b" not in pgdump.copied(io.BytesIO(STREAM[:cut]))
 
 
 def test_rows_of_an_extension_are_not_compared(host, tmp_path, monkeypatch):
     (tmp_path / "dump").write_bytes(STREAM + b"\\.\n")
     start = process.start
-    monkeypatch.setattr(postgres.process, "start", lambda argv, user, **more: start(["/usr/bin/cat"], **more))
+    monkeypatch.setattr(postgres, "keeper", lambda site: "dmp-acme")
+    monkeypatch.setattr(pgdump.process, "start", lambda argv, user, **more: start(["/usr/bin/cat"], **more))
     held = {"tables": {"public.b": 1, 'public."Od""d. (x)"': 0}, "members": ["public.a", "public.of_no_rows"]}
-    postgres.verify(acme(), str(tmp_path / "dump"), held)
+    pgdump.verify(acme(), str(tmp_path / "dump"), held)
     with pytest.raises(Failed, match="public.a is not of this backup"):
-        postgres.verify(acme(), str(tmp_path / "dump"), {**held, "members": []})
+        pgdump.verify(acme(), str(tmp_path / "dump"), {**held, "members": []})
 
 
 def test_differences_in_words():
     expected = {"a": 1, "b": 2, "c": 3}
-    assert postgres.difference(expected, dict(expected)) == ""
-    assert postgres.difference(expected, {"a": 1, "b": 2}) == "c is missing"
-    assert postgres.difference(expected, {**expected, "d": 1}) == "d is not of this backup"
-    assert postgres.difference(expected, {**expected, "b": 9}) == "b has 9 rows and not 2"
-    assert postgres.difference(expected, {"x": 1, "y": 1}).endswith("and 2 more")
+    assert pgdump.difference(expected, dict(expected)) == ""
+    assert pgdump.difference(expected, {"a": 1, "b": 2}) == "c is missing"
+    assert pgdump.difference(expected, {**expected, "d": 1}) == "d is not of this backup"
+    assert pgdump.difference(expected, {**expected, "b": 9}) == "b has 9 rows and not 2"
+    assert pgdump.difference(expected, {"x": 1, "y": 1}).endswith("and 2 more")
 
 
 def test_no_live_database_is_ever_dropped(monkeypatch):

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from goldenpath import drill, files, heal, journal, manage, media, postgres, repository, restore
+from goldenpath import drill, files, heal, journal, manage, media, pgdump, postgres, repository, restore
 from goldenpath.errors import Failed
 
 from .backups import CONFIG, acme
@@ -20,8 +20,9 @@ def test_an_exchange_keeps_the_old_environment_and_makes_missing_media(host, mon
     assert os.listdir(folder / "media") == ["theirs"] and os.listdir(folder / "backups/media.old") == []
     assert (folder / "backups/env.old").read_text() == 'DJANGO_SECRET_KEY="old"\n'
     assert (folder / ".env").read_text() == 'DJANGO_SECRET_KEY="new"\n'
-    assert (folder / ".env").stat().st_mode & 0o777 == 0o600
-    assert owner == [(4711, 4712)] * 2 and (folder / "backups/env.old").stat().st_mode & 0o777 == 0o600
+    # Root's, and readable for the site alone.
+    assert (folder / ".env").stat().st_mode & 0o777 == 0o640
+    assert owner == [(0, 4712)] * 2 and (folder / "backups/env.old").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.fixture
@@ -32,11 +33,12 @@ def exchange(steps, monkeypatch):
     os.symlink("releases/r", folder / "current")
     dump = folder / "backups/x.dump"
     dump.write_bytes(b"1234")
-    monkeypatch.setattr(postgres, "restore", lambda site, path, name: (databases.add(name), done.append("restore"))[1])
-    for name, value in (("data_directory", str(folder)), ("size_of", 1000), ("counts", {"t": 1}), ("unsaved", ["x"])):
+    monkeypatch.setattr(pgdump, "restore", lambda site, path, name: (databases.add(name), done.append("restore"))[1])
+    monkeypatch.setattr(pgdump, "counts", lambda *_: {"t": 1})
+    for name, value in (("data_directory", str(folder)), ("size_of", 1000), ("unsaved", ["x"])):
         monkeypatch.setattr(postgres, name, lambda *_, value=value: value)
     monkeypatch.setattr(postgres, "alone", lambda site: done.append("alone"))
-    monkeypatch.setattr(postgres, "verify", lambda *_: None)
+    monkeypatch.setattr(pgdump, "verify", lambda *_: None)
 
     def dumped(site, path, wait=None):
         done.append("dump")
@@ -44,7 +46,7 @@ def exchange(steps, monkeypatch):
             pass
         return {"tables": {}, "members": []}
 
-    monkeypatch.setattr(postgres, "dump", dumped)
+    monkeypatch.setattr(pgdump, "dump", dumped)
     monkeypatch.setattr(files, "rooms", lambda needs, *_: done.append(sum(size for _, size in needs)))
     return str(dump), databases, done
 
@@ -71,7 +73,7 @@ def test_what_cannot_be_tidied_up_undoes_no_exchange(exchange, monkeypatch):
 def test_no_exchange_without_a_safety_dump(exchange, monkeypatch):
     """`settle` drops the database of before: without its dump nothing of it would be left."""
     dump, databases, done = exchange
-    monkeypatch.setattr(postgres, "dump", lambda *_: (_ for _ in ()).throw(Failed("pg_dump: no. Try: x")))
+    monkeypatch.setattr(pgdump, "dump", lambda *_: (_ for _ in ()).throw(Failed("pg_dump: no. Try: x")))
     with pytest.raises(Failed, match="cannot be dumped .*are back as they were before, and the site serves"):
         restore.exchange(acme(), dump)
     assert "swap back=False" not in done and databases == {"sum-acme"} and "resume" in done

@@ -5,11 +5,14 @@ import contextlib
 import http.server
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import threading
+import time
 
 import pytest
-from goldenpath import process, source
+from goldenpath import process, sandbox, source
 from goldenpath import site as sites
 from goldenpath.errors import Failed
 
@@ -62,13 +65,13 @@ class Site:
         self.calls = []
         self.environment = {}
         self.module = source
-        self.real = process.run
-        monkeypatch.setattr(process, "run", self.run)
+        self.real = sandbox.run_all
+        monkeypatch.setattr(sandbox, "run_all", self.run_all)
 
-    def run(self, argv, user=None, env=None, **options):
-        assert user == f"sum-{SLUG}"
-        self.calls.append((argv, dict(env or {})))
-        return self.real(argv, env={**CLEAN, **(env or {}), **self.environment}, **{**options, "timeout": 60})
+    def run_all(self, site, commands, env, timeout, log, more):
+        assert site.slug == SLUG
+        self.calls += [(argv, dict(env)) for argv, _, _ in commands]
+        return self.real(site, commands, {**CLEAN, **env, **self.environment}, 60, log, more)
 
     def site(self, repo):
         return sites.Site(SLUG, {"repo": str(getattr(repo, "path", repo))})
@@ -223,7 +226,7 @@ def test_a_tag_of_a_file_is_no_commit(site, repository):
 def test_no_such_repository(site, tmp_path):
     sentence = site.refused(tmp_path / "gone", "main")
     assert sentence.startswith(f"The repository {tmp_path}/gone cannot be read: fatal: ")
-    assert sentence.endswith(f"Try: runuser -u sum-{SLUG} -- git ls-remote {tmp_path}/gone")
+    assert sentence.endswith(f"Try: the address, and whether {site.root}/.ssh holds a key that is let in there")
     assert "\n" not in sentence
 
 
@@ -344,31 +347,98 @@ def test_checkout_of_an_unknown_commit(site, repository):
         site.checkout(repository, "0" * 40)
 
 
-def test_submodules_with_a_relative_address(site, repository, tmp_path):
+@contextlib.contextmanager
+def daemon(folder):
+    """git's own server for all repositories of a folder, on loopback. Yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = ["git", "daemon", "--export-all", f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}"]
+    with subprocess.Popen(argv, env=CLEAN | {"GIT_TEST_ASSUME_DIFFERENT_OWNER": ""}, start_new_session=True) as server:
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.05)
+            yield f"git://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+
+
+def with_submodule(repository, tmp_path, address="../library"):
     library = Repository(tmp_path / "library")
-    repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../library", "lib")
-    sha = repository.commit("with a submodule")
+    # Added by its path, and named as the site's repository names it.
+    repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library.path), "lib")
+    repository.git("config", "--file", ".gitmodules", "submodule.lib.url", address)
+    return library, repository.commit("with a submodule")
+
+
+def test_submodules_with_a_relative_address(site, repository, tmp_path):
+    library, sha = with_submodule(repository, tmp_path)
     library.commit("newer, and not what the site names")
-    site.fetch(repository, "main")
-    folder = site.checkout(repository, sha)
+    with daemon(tmp_path) as address:
+        site.fetch(f"{address}/upstream", "main")
+        folder = site.checkout(f"{address}/upstream", sha)
     assert (folder / "lib/file").read_text() == "first"
 
 
-def test_a_submodule_that_is_gone(site, repository, tmp_path):
-    library = Repository(tmp_path / "library")
-    repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "../library", "lib")
-    sha = repository.commit("with a submodule")
-    library.path.rename(tmp_path / "away")
+@pytest.mark.parametrize("address", ["{folder}/library", "file://{folder}/library", "../library", "ext::sh -c id"])
+def test_a_submodule_is_no_folder_of_the_host(site, repository, tmp_path, address):
+    """Also where the pillar's own address is one: what a repository names, its authors name."""
+    _, sha = with_submodule(repository, tmp_path, address.format(folder=tmp_path))
     site.fetch(repository, "main")
-    with pytest.raises(Failed, match=f"^The submodules of {sha[:8]} cannot be fetched: "):
+    with pytest.raises(Failed, match=f"^The submodules of {sha[:8]} cannot be fetched: .*not allowed"):
         site.checkout(repository, sha)
+
+
+def test_a_submodule_that_is_gone(site, repository, tmp_path):
+    library, sha = with_submodule(repository, tmp_path)
+    library.path.rename(tmp_path / "away")
+    with daemon(tmp_path) as address:
+        site.fetch(f"{address}/upstream", "main")
+        with pytest.raises(Failed, match=f"^The submodules of {sha[:8]} cannot be fetched: "):
+            site.checkout(f"{address}/upstream", sha)
+
+
+PLANTED = {
+    "core.hooksPath": "{hooks}",
+    "core.fsmonitor": "touch {evil}",
+    "core.sshCommand": "touch {evil}",
+    "credential.helper": "!touch {evil}",
+    "filter.evil.smudge": "touch {evil}",
+    "filter.evil.process": "touch {evil}",
+    "uploadpack.packObjectsHook": "touch {evil}",
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("where", ["home", "mirror"])
+def test_what_a_running_site_plants_is_not_run(site, repository, tmp_path, name, where):
+    """A configuration in its own home, or in the mirror that it can write."""
+    evil, hooks = tmp_path / "evil", tmp_path / "hooks"
+    hooks.mkdir()
+    for hook in ("post-checkout", "reference-transaction", "post-index-change"):
+        (hooks / hook).write_text(f"#!/bin/sh\ntouch {evil}\n")
+        (hooks / hook).chmod(0o755)
+    (repository.path / ".gitattributes").write_text("* filter=evil\n")
+    repository.commit("filtered")
+    site.fetch(repository, "main")
+    section, _, key = name.rpartition(".")
+    config = site.root / ("cache/.gitconfig" if where == "home" else "repo.git/config")
+    config.parent.mkdir(exist_ok=True)
+    site.environment = {}
+    git(tmp_path, "config", "--file", str(config), f"{section}.{key}", PLANTED[name].format(evil=evil, hooks=hooks))
+    sha = repository.commit("next")
+    site.fetch(repository, "main")
+    site.checkout(repository, sha)
+    assert not evil.exists()
 
 
 def test_a_mirror_that_cannot_be_made(site, repository, monkeypatch):
     site.root.joinpath("repo.git").rmdir()
     pathlib.Path(site.root / "repo.git").write_text("a file")
     failed = process.Done(128, "fatal: no space\nmore\n", "")
-    monkeypatch.setattr(process, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(sandbox, "run_all", lambda *_, **__: [process.Done(0, "", ""), failed])
     assert site.refused(repository, "main") == (
         f"{site.root}/repo.git cannot be made: fatal: no space. Try: df -h {site.root}/repo.git"
     )

@@ -2,15 +2,18 @@
 
 import os
 import re
+import subprocess
 
 import pytest
-from goldenpath import process
+from goldenpath import process, sandbox
 from goldenpath import venv as module
 from goldenpath.errors import Failed
 from goldenpath.site import Site
+from goldenpath.site_programs import requirements
 
 SLUG = "no-such-site"
-PYTHON = "Python 3.11.2"
+# Of the machine: the sandbox has its Python.
+PYTHON = subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ class Checkout:
         return self
 
     def key(self, release="r1", python=PYTHON, name="requirements.txt"):
-        return self.module.key(str(self.folder / name), python, release)
+        return requirements.key(str(self.folder / name), python, release)
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def test_equal_requirements_equal_key(venv, tmp_path):
 def test_what_changes_the_key(checkout):
     first = checkout.write(requirements_txt="Django==5.2\n").key()
     assert checkout.key() == first
-    assert checkout.key(python="Python 3.13.5") != first
+    assert checkout.key(python="Python 3.99.0") != first
     assert checkout.write(requirements_txt="Django==5.2.1\n").key() != first
     assert checkout.write(other_txt="Django==5.2\n").key(name="other.txt") != first
 
@@ -134,19 +137,19 @@ def test_the_checkout_named_in_a_nested_file(checkout):
 def test_beside_manage_py_first(venv, checkout):
     checkout.write(requirements_txt="top\n", app__requirements_txt="inner\n")
     source = str(checkout.folder)
-    assert venv.find(source, "app", "requirements.txt") == (f"{source}/app", f"{source}/app/requirements.txt")
-    assert venv.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
+    assert requirements.find(source, "app", "requirements.txt") == (f"{source}/app", f"{source}/app/requirements.txt")
+    assert requirements.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
 
 
 def test_else_at_the_top(venv, checkout):
     checkout.write(requirements__prod_txt="a\n", app__manage_py="")
     source = str(checkout.folder)
-    assert venv.find(source, "app", "requirements/prod.txt") == (source, f"{source}/requirements/prod.txt")
+    assert requirements.find(source, "app", "requirements/prod.txt") == (source, f"{source}/requirements/prod.txt")
 
 
 def test_none(venv, checkout):
-    with pytest.raises(Failed) as told:
-        venv.find(str(checkout.folder), ".", "requirements.txt")
+    with pytest.raises(requirements.Wrong) as told:
+        requirements.find(str(checkout.folder), ".", "requirements.txt")
     assert str(told.value) == (
         "The repository has no requirements.txt. Try: name the file under `requirements:` in the site's pillar"
     )
@@ -161,15 +164,15 @@ def test_a_link_that_leads_out(venv, checkout, tmp_path, whole):
     else:
         (checkout.folder / "app").mkdir()
         (checkout.folder / "app/requirements.txt").symlink_to(tmp_path / "src-of-another/requirements.txt")
-    with pytest.raises(Failed, match=r"requirements\.txt is a link that leads out of the repository"):
-        venv.find(str(checkout.folder), "app", "requirements.txt")
+    with pytest.raises(requirements.Wrong, match=r"requirements\.txt is a link that leads out of the repository"):
+        requirements.find(str(checkout.folder), "app", "requirements.txt")
 
 
 def test_a_link_inside(venv, checkout):
     checkout.write(real_txt="a\n")
     (checkout.folder / "requirements.txt").symlink_to("real.txt")
     source = str(checkout.folder)
-    assert venv.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
+    assert requirements.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
 
 
 # Building
@@ -183,18 +186,21 @@ class Builder:
         self.fails = None
         self.output = ""
 
-    def __call__(self, argv, user=None, cwd="/", env=None, timeout=600, log=None):
-        if argv == ["/usr/bin/python3", "-V"]:
-            return process.Done(0, PYTHON + "\n", "")
-        assert user == f"sum-{SLUG}"
-        self.calls.append((argv, cwd, env))
-        return process.Done(1, self.output, "") if self.fails in argv else process.Done(0, "", "")
+    def __call__(self, site, commands, env=None, timeout=600, log=None):
+        assert site.slug == SLUG
+        done = []
+        for argv, cwd, optional in commands:
+            self.calls.append((argv, cwd, env))
+            done.append(process.Done(1, self.output, "") if self.fails in argv else process.Done(0, "", ""))
+            if done[-1].code and not optional:
+                break
+        return done
 
 
 @pytest.fixture
 def builder(venv, monkeypatch):
     builder = Builder()
-    monkeypatch.setattr(process, "run", builder)
+    monkeypatch.setattr(sandbox, "run_all", builder)
     monkeypatch.setattr(venv, "_pip_settings", dict)
     monkeypatch.setattr(venv, "uv", lambda: "/opt/uv")
     return builder
@@ -214,10 +220,11 @@ def test_build(venv, checkout, builder):
     done = build(venv, checkout)
     path = acme().path("venvs", checkout.key())
     assert done == {"path": path, "reused": False}
-    make, install, mark = builder.calls
+    make, install, sync, mark = builder.calls
     assert make[0] == ["/opt/uv", "venv", "--quiet", "--python", "/usr/bin/python3", path]
     assert install[0] == ["/opt/uv", "pip", "install", "--quiet", "-r", f"{checkout.folder}/requirements.txt"]
-    # Marked as whole only when everything is in it.
+    # Marked as whole only when everything is in it, and on the disk.
+    assert sync[0] == ["/usr/bin/sync", "--file-system", path]
     assert mark[0] == ["/usr/bin/touch", f"{path}/.complete"]
     # Paths in the file are relative to where it lies; uv installs into this environment and downloads no Python.
     assert {cwd for _, cwd, _ in builder.calls} == {str(checkout.folder)}

@@ -225,13 +225,13 @@ def test_going_back_and_forth_touches_no_engine_that_is_there(world):
     first = world.install()["engine"]["new"]
     before = (world.folder / "engine" / first).stat().st_ino
     text = (world.files / "text.py").read_text()
-    (world.files / "text.py").write_text("# another\n")
+    (world.files / "text.py").write_text(f"{text}# another\n")
     world.install()
     (world.files / "text.py").write_text(text)
     assert world.install()["engine"]["new"] == first
     assert (world.folder / "engine" / first).stat().st_ino == before, "what runs from it goes on"
     # Half of one is made anew.
-    (world.files / "text.py").write_text("# another\n")
+    (world.files / "text.py").write_text(f"{text}# another\n")
     world.install()
     (world.folder / "engine" / first / "goldenpath/cli.py").unlink()
     (world.files / "text.py").write_text(text)

@@ -45,7 +45,6 @@ def env(load, tmp_path):
     module = load(
         "_modules/site_env.py",
         salt={
-            "file.user_to_uid": lambda user: os.getuid() if user == f"sum-{SLUG}" else "",
             "file.group_to_gid": lambda group: os.getgid() if group == f"sum-{SLUG}" else "",
         },
     )
@@ -178,22 +177,23 @@ def test_mode_from_the_first_byte_on(env, monkeypatch, umask):
         env.write(SLUG, {"A": "1"})
     finally:
         os.umask(before)
-    assert modes == [0o600]
-    assert stat.S_IMODE(os.stat(env.path(SLUG)).st_mode) == 0o600
+    assert modes == [0o640]
+    assert stat.S_IMODE(os.stat(env.path(SLUG)).st_mode) == 0o640
     assert env.read(SLUG) == {"A": "1"}
 
 
 def test_owner(env, monkeypatch):
     owners = []
     monkeypatch.setattr(os, "fchown", lambda descriptor, uid, gid: owners.append((uid, gid)))
-    env.__salt__.update({"file.user_to_uid": lambda user: 1234, "file.group_to_gid": lambda group: 5678})
+    env.__salt__["file.group_to_gid"] = lambda group: 5678
     env.write(SLUG, {"A": "1"})
-    assert owners == [(1234, 5678)]
+    # Root's: what starts a site is nothing that the site writes.
+    assert owners == [(0, 5678)]
 
 
 def test_a_write_that_fails_leaves_the_old_file(env):
     env.write(SLUG, {"A": "1"})
-    env.__salt__["file.user_to_uid"] = lambda user: ""  # Salt's answer for a user that does not exist
+    env.__salt__["file.group_to_gid"] = lambda group: ""  # Salt's answer for a group that does not exist
     with pytest.raises(CommandExecutionError, match=r"\.env on web1 cannot be written: .* Try: df -h "):
         env.write(SLUG, {"A": "2"})
     assert env.read(SLUG) == {"A": "1"}
@@ -220,8 +220,9 @@ def test_bytes_that_are_no_text(env):
 def test_facts(env):
     assert env.facts(SLUG) == {}
     env.write(SLUG, {})
-    env.__salt__.update({"file.get_mode": lambda path: "0600", "file.get_user": lambda path: f"sum-{SLUG}"})
-    assert env.facts(SLUG) == {"mode": "0600", "user": f"sum-{SLUG}"}
+    told = {"mode": "0640", "user": "root", "group": f"sum-{SLUG}"}
+    env.__salt__.update({f"file.get_{name}": lambda path, value=value: value for name, value in told.items()})
+    assert env.facts(SLUG) == told
 
 
 def test_path(load):

@@ -752,6 +752,7 @@ def test_defaults():
                 "directory": ".",
                 "requirements": "requirements.txt",
                 "packages": [],
+                "postgres": {"extensions": []},
                 "health": "/health/",
                 "tls": "acme",
                 "env": {},

@@ -13,12 +13,12 @@ class World:
 
     def __init__(self, load, folder, site):
         self.site = site
-        self.mode, self.user = "0600", f"sum-{SLUG}"
+        self.mode, self.user, self.group = "0640", "root", f"sum-{SLUG}"
         self.module = load(
             "_modules/site_env.py",
             salt={
-                "file.user_to_uid": lambda user: os.getuid(), "file.group_to_gid": lambda group: os.getgid(),
-                "file.get_mode": lambda path: self.mode, "file.get_user": lambda path: self.user,
+                "file.group_to_gid": lambda group: os.getgid(), "file.get_mode": lambda path: self.mode,
+                "file.get_user": lambda path: self.user, "file.get_group": lambda path: self.group,
             },
         )  # fmt: skip
         (folder / SLUG).mkdir()
@@ -75,16 +75,16 @@ def test_changes_name_variables_and_never_values(world):
         assert value not in repr(rets)
 
 
-@pytest.mark.parametrize(("mode", "user"), [("0644", f"sum-{SLUG}"), ("0600", "root")])
+@pytest.mark.parametrize(("mode", "user"), [("0644", "root"), ("0600", f"sum-{SLUG}")])
 def test_mode_and_owner_are_set_again(world, mode, user):
     world.apply()
     text = world.file.read_text()
     world.file.chmod(0o644)
     world.mode, world.user = mode, user
-    assert world.apply(test=True)["changes"] == {"mode": f"0600 and owned by sum-{SLUG}"}
+    assert world.apply(test=True)["changes"] == {"mode": f"0640, owned by root, its group sum-{SLUG}"}
     assert world.file.stat().st_mode & 0o777 == 0o644
-    assert world.apply()["changes"] == {"mode": f"0600 and owned by sum-{SLUG}"}
-    assert world.file.stat().st_mode & 0o777 == 0o600
+    assert world.apply()["changes"] == {"mode": f"0640, owned by root, its group sum-{SLUG}"}
+    assert world.file.stat().st_mode & 0o777 == 0o640
     assert world.file.read_text() == text
 
 

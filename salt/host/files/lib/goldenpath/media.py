@@ -54,7 +54,7 @@ def freeze(source, target):
 
     Media on a filesystem of their own cannot be linked to, and are copied. What is no file, link or folder is left out.
     """
-    os.mkdir(target, 0o700)
+    os.makedirs(target, 0o700)
     folders = []
     try:
         for path, descriptor, name, facts in tree.walk(source):

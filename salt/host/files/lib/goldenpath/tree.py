@@ -24,7 +24,8 @@ def walk(folder):
     on. Raises Failed for what lies too deep, and OSError.
     """
     _many_descriptors()
-    levels = [_level("", os.open(folder, _DIRECTORY))]
+    # The folder itself stands where only root writes, and may be a link of root's.
+    levels = [_level("", os.open(folder, _DIRECTORY & ~os.O_NOFOLLOW))]
     try:
         while levels:
             base, descriptor, names = levels[-1]

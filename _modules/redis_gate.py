@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import pwd
 import re
 import secrets
 import shlex
@@ -19,6 +20,11 @@ import sys
 import time
 
 HOST, PORT = "127.0.0.1", 6379
+# Whose process Redis is: whoever else holds the port can say PONG as well.
+OWNER = "redis"
+# The tree's own user of Redis, whose password only root reads; a Redis of before knows none.
+USER, PASSWORD = "goldenpath", "/etc/goldenpath/redis-password"  # noqa: S105  a path
+CONNECTIONS = ("/proc/net/tcp", "/proc/net/tcp6")
 UNIT = "redis-server"
 CONFIG = "/etc/redis/goldenpath.conf"
 SITES = "/etc/goldenpath/sites"
@@ -96,6 +102,7 @@ class _Redis:
         self._buffer, self._received = b"", 0
         with self._faults():
             self._socket = socket.create_connection((HOST, PORT), timeout=self._left())
+        self._asked = False
 
     def __enter__(self):
         return self
@@ -114,7 +121,40 @@ class _Redis:
         with self._faults():
             self._socket.settimeout(self._left())
             self._socket.sendall(request)
-        return [self._reply() for _ in commands]
+        replies = [self._reply() for _ in commands[:1]]
+        if commands and not self._asked:
+            # Once it has answered it has taken the connection, and the kernel knows whose that is.
+            self._asked = True
+            self._judge()
+        return replies + [self._reply() for _ in commands[1:]]
+
+    def _judge(self):
+        """Raise where the process that answers is not Redis' own."""
+        with self._faults():
+            port, peer = self._socket.getsockname()[1], self._socket.getpeername()[1]
+        owners = {
+            int(words[7])
+            for words in _sockets(CONNECTIONS)
+            if words[1].endswith(f":{peer:04X}") and words[2].endswith(f":{port:04X}") and words[3] == "01"
+        }
+        try:
+            wanted = pwd.getpwnam(OWNER).pw_uid
+        except KeyError:
+            raise Fault(f"there is no user {OWNER}") from None
+        if owners != {wanted}:
+            told = " and ".join(sorted(map(_user, owners))) or "nobody that the kernel knows"
+            raise Fault(f"{self.place} is held by {told} and not by {OWNER}", self.who)
+
+    def log_in(self):
+        """Become the tree's own user, where Redis has one; the user of every site may not ask all that is asked."""
+        try:
+            with open(PASSWORD, encoding="ascii") as file:
+                password = file.read().strip()
+        except (OSError, ValueError):
+            return
+        if not self._asked:
+            self.ask(("PING",))  # which is nobody's secret
+        self.ask(("AUTH", USER, password))
 
     def answers(self, *commands):
         """Replies of which none may be an error."""
@@ -193,6 +233,20 @@ class _Redis:
         return data.decode(errors="replace")
 
 
+def _sockets(paths):
+    """The kernel's list of TCP sockets, each line as its words (proc(5))."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:  # perhaps without IPv6
+            yield from [line.split() for line in file][1:]
+
+
+def _user(uid):
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"the user {uid}"
+
+
 def _pong(redis):
     """Raise unless the answer to PING is exactly PONG."""
     (answer,) = redis.answers(("PING",))
@@ -227,6 +281,7 @@ def ask(*commands, timeout=5):
         salt-ssh web1 redis_gate.ask '[PING]'
     """
     with _Redis(timeout) as redis:
+        redis.log_in()
         return redis.answers(*commands)
 
 
@@ -463,15 +518,13 @@ def _settings(config, info):
 def _listening():
     """Judge who is listened to on the port, read from the kernel, whatever any configuration says."""
     found = set()
-    for path in SOCKETS:
-        with contextlib.suppress(FileNotFoundError), open(path) as file:  # the kernel may run without IPv6
-            for words in [line.split() for line in file][1:]:
-                address, _, number = words[1].rpartition(":")
-                if words[3] == "0A" and int(number, 16) == PORT:
-                    # 32-bit words in the byte order of this machine.
-                    parts = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
-                    raw = b"".join(part.to_bytes(4, sys.byteorder) for part in parts)
-                    found.add(ipaddress.ip_address(raw))
+    for words in _sockets(SOCKETS):
+        address, _, number = words[1].rpartition(":")
+        if words[3] == "0A" and int(number, 16) == PORT:
+            # 32-bit words in the byte order of this machine.
+            parts = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+            raw = b"".join(part.to_bytes(4, sys.byteorder) for part in parts)
+            found.add(ipaddress.ip_address(raw))
     public = [str(each) for each in found if not (getattr(each, "ipv4_mapped", None) or each).is_loopback]
     if public:
         raise Fault(f"port {PORT} listens on {', '.join(sorted(public))} and not on loopback alone")
@@ -551,6 +604,7 @@ def checks(host_id, sites=None, again=None, firewall=None, timeout=2):
                     raise
                 # It still answers questions, and the operator wants every reason at once.
                 not_pong(fault)
+            redis.log_in()
             told, directives = redis.answers(("INFO",), ("CONFIG", "GET", "*"))
             info, config = _fields(told), _pairs(directives)
             check("memory", _memory, redis, info, host_id, again)

@@ -5,7 +5,9 @@ The minion runs on the machine itself, so only SLS that change nothing there may
 Redis or at a site that is not provisioned.
 """
 
+import os
 import pathlib
+import pwd
 import shutil
 import socket
 import subprocess
@@ -131,7 +133,9 @@ def controller(salt_factories, folder, redis_server):
     (first / "_modules").mkdir(parents=True)
     source = (ROOT / "_modules/redis_gate.py").read_text()
     place = 'HOST, PORT = "127.0.0.1", 6379\n'
-    assert place in source
+    owner = 'OWNER = "redis"\n'
+    assert place in source and owner in source
+    source = source.replace(owner, f"OWNER = {pwd.getpwuid(os.geteuid()).pw_name!r}\n")
     (first / "_modules/redis_gate.py").write_text(source.replace(place, place.replace("6379", str(redis_server.port))))
     pillar = folder / "pillar"
     (pillar / "hosts").mkdir(parents=True)

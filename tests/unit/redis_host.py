@@ -5,7 +5,9 @@ Salt's loader gives them, with commands of the host answered by what a test says
 
 import functools
 import inspect
+import os
 import pathlib
+import pwd
 import re
 import socket
 import subprocess
@@ -66,6 +68,8 @@ class Minion:
                     self.salt[f"{name}.{function}"] = code
         self.module.SITES = self.gate.SITES = str(folder / "sites")
         self.gate.CONFIG = str(folder / "goldenpath.conf")
+        self.gate.PASSWORD = str(folder / "redis-password")
+        self.gate.OWNER = pwd.getpwuid(os.geteuid()).pw_name
         self.gate.SOCKETS = (str(folder / "tcp"), str(folder / "tcp6"))
         self.gate.SYSTEMCTL = str(folder / "systemctl")
         for name in ("tcp", "tcp6"):

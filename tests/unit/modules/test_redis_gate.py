@@ -31,6 +31,43 @@ def test_redis_that_answers(minion, redis):
     assert minion.retcode == 0
 
 
+@pytest.mark.parametrize("answer", [b"+PONG\r\n", b"-NOAUTH Authentication required.\r\n"])
+def test_a_stranger_that_says_pong(minion, answer):
+    """Whoever binds the port while Redis is down can say what Redis would; the kernel knows who it is."""
+    who = minion.gate.OWNER
+    minion.gate.OWNER = "nobody"
+    with Server(says(answer)) as server:
+        told = minion.asks(server.port).redis_ping()
+    assert told == (
+        f"Redis on web1 did not answer PONG: 127.0.0.1:{server.port} is held by {who} and not by nobody. "
+        f"Try: ss -ltnp 'sport = :{server.port}'"
+    )
+    assert minion.retcode == 1
+
+
+def test_a_stranger_is_asked_nothing_that_is_secret(minion, tmp_path):
+    minion.gate.OWNER = "nobody"
+    (tmp_path / "redis-password").write_text("s3cr3t-canary")
+    minion.gate.PASSWORD = str(tmp_path / "redis-password")
+    heard = []
+
+    def listens(connection, over):
+        while data := connection.recv(65536):
+            heard.append(data)
+            connection.sendall(b"+PONG\r\n")
+
+    with Server(listens) as server:
+        minion.asks(server.port).redis_checks()
+        with pytest.raises(ConnectionError):
+            minion.gate.ask(("CONFIG", "GET", "*"))
+    assert heard and b"s3cr3t" not in b"".join(heard)
+
+
+def test_without_a_user_redis(minion, redis):
+    minion.gate.OWNER = "no-such-user"
+    assert "there is no user no-such-user" in minion.redis_ping()
+
+
 def test_nothing_listens(minion, free_port):
     assert minion.asks(free_port).redis_ping() == (
         f"Redis on web1 did not answer PONG: connection refused on 127.0.0.1:{free_port}. "

@@ -23,7 +23,7 @@ HOST, PORT = "127.0.0.1", 6379
 # Whose process Redis is: whoever else holds the port can say PONG as well.
 OWNER = "redis"
 # The tree's own user of Redis, whose password only root reads; a Redis of before knows none.
-USER, PASSWORD = "goldenpath", "/etc/goldenpath/redis-password"  # noqa: S105  a path
+USER, PASSWORD = "goldenpath", "/etc/goldenpath/redis-password"
 CONNECTIONS = ("/proc/net/tcp", "/proc/net/tcp6")
 UNIT = "redis-server"
 CONFIG = "/etc/redis/goldenpath.conf"
@@ -46,7 +46,7 @@ MEANINGS = {
     "OOM": ("it refuses writes because its memory is full (OOM)", "redis-cli --bigkeys"),
     "BUSY": ("a script keeps it busy (BUSY)", "redis-cli script kill"),
     "LOADING": ("it is still loading its data (LOADING)", "redis-cli info persistence"),
-    "READONLY": ("it is a read-only replica (READONLY)", "redis-cli replicaof no one"),
+    "READONLY": ("it is a read-only replica (READONLY)", "goldenpath redis replicaof no one"),
 }
 _LONGEST_ANSWER = 1024 * 1024
 _SAMPLE = 2000  # keys of one database whose sizes stand for all of its plain values
@@ -102,7 +102,7 @@ class _Redis:
         self._buffer, self._received = b"", 0
         with self._faults():
             self._socket = socket.create_connection((HOST, PORT), timeout=self._left())
-        self._asked = False
+        self._asked, self._known = False, False
 
     def __enter__(self):
         return self
@@ -154,7 +154,13 @@ class _Redis:
             return
         if not self._asked:
             self.ask(("PING",))  # which is nobody's secret
+        self._known = True
         self.ask(("AUTH", USER, password))
+
+    def log_out(self):
+        """Become the user that sites are, who is asked for no password and given any."""
+        if self._known:
+            self.ask(("AUTH", "default", "none"))
 
     def answers(self, *commands):
         """Replies of which none may be an error."""
@@ -349,7 +355,7 @@ def _number(values, name):
     try:
         return int(values[name])
     except (KeyError, ValueError):
-        raise Fault(f"it does not tell its {name}", f"redis-cli config get {name}") from None
+        raise Fault(f"it does not tell its {name}", f"goldenpath redis config get {name}") from None
 
 
 def _memory(redis, info, host_id, again):
@@ -427,6 +433,7 @@ def _databases(config, used):
 
 
 def _probe(redis, config, used):
+    redis.log_out()
     # The last database: provisioning always makes one more than sites may use, so that neither a site's
     # cache.clear() can take the probe away nor the probe be seen by a site.
     count = _number(config, "databases")

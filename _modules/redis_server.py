@@ -3,6 +3,11 @@ Keep this host's Redis as ``/etc/redis/goldenpath.conf`` says, with nothing lost
 What it is asked goes through ``redis_gate``.
 """
 
+import contextlib
+import hashlib
+import os
+import secrets
+import shlex
 import time
 
 from salt.exceptions import CommandExecutionError
@@ -11,6 +16,7 @@ UNIT = "redis-server"
 CONFIG = "/etc/redis/goldenpath.conf"
 STATUS = f"systemctl status {UNIT}"
 LOG = "tail -n 20 /var/log/redis/redis-server.log"
+PASSWORD = "/etc/goldenpath/redis-password"  # noqa: S105  a path
 
 
 def _error(fault, what=":"):
@@ -23,6 +29,76 @@ def _ask(*command):
     return reply
 
 
+def admin():
+    """
+    What the tree's own user of Redis is known by; the password is made on the host when it is absent.
+
+    Returns the SHA-256 of the password, in hexadecimal digits; under ``test=True``, where there is none yet, of a
+    random one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_server.admin
+    """
+    password = ""
+    with contextlib.suppress(FileNotFoundError), open(PASSWORD, encoding="ascii") as stream:
+        password = stream.read().strip()
+    if not password:
+        password = secrets.token_hex(32)
+        if not __opts__.get("test"):
+            os.makedirs(os.path.dirname(PASSWORD), mode=0o755, exist_ok=True)
+            with open(os.open(f"{PASSWORD}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+                stream.write(f"{password}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(f"{PASSWORD}.new", PASSWORD)
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _users():
+    """
+    The users that our file has, each with its rules; the one of the tree's own questions first, because only it may
+    make the others.
+    """
+    found = {}
+    with contextlib.suppress(OSError), open(CONFIG, encoding="utf-8") as stream:
+        for line in stream:
+            words = shlex.split(line) if line.startswith("user ") else []
+            if len(words) > 2:
+                found[words[1]] = words[2:]
+    return dict(sorted(found.items(), key=lambda each: each[0] == "default"))
+
+
+def _user_differences():
+    """
+    Users of Redis that are not as our file has them; what a rule comes to is asked of Redis, by a user that is made for
+    that and goes at once. Rules are ``None`` for a user that the file does not have.
+    """
+    wanted, found = _users(), {}
+    if not wanted:
+        return found
+    (there,) = __salt__["redis_gate.ask"](("ACL", "USERS"))
+    for name, rules in wanted.items():
+        trial = f"goldenpath-{secrets.token_hex(8)}"
+        _, known, _, live = __salt__["redis_gate.ask"](
+            ("ACL", "SETUSER", trial, "reset", *rules),
+            ("ACL", "GETUSER", trial),
+            ("ACL", "DELUSER", trial),
+            ("ACL", "GETUSER", name),
+        )
+        if _comparable(known) != _comparable(live):
+            found[name] = rules
+    found.update((name, None) for name in there if name not in wanted)
+    return found
+
+
+def _comparable(user):
+    fields = dict(zip(user[::2], user[1::2], strict=True)) if user else {}
+    return {name: sorted(value) if name in ("flags", "passwords") else value for name, value in fields.items()}
+
+
 def _differences():
     """
     What ``redis_gate.differences`` tells; of a server that does not let itself be asked, of which only a restart
@@ -30,7 +106,11 @@ def _differences():
     """
     try:
         config, info = __salt__["redis_gate.ask"](("CONFIG", "GET", "*"), ("INFO", "replication"))
-        return __salt__["redis_gate.differences"](config, info)
+        found = __salt__["redis_gate.differences"](config, info)
+        for name, rules in _user_differences().items():
+            told = {"old": "another" if rules else "there", "new": "as the file says" if rules else "gone"}
+            found[f"user {name}"] = {**told, "rules": rules}
+        return found
     except ConnectionRefusedError as fault:
         return {"access": {"old": fault.reason, "new": "open on loopback"}}
     except PermissionError as refused:
@@ -84,6 +164,8 @@ def mend():
             try:
                 if name == "access":
                     stuck.append(name)
+                elif name.startswith("user "):
+                    _set_user(name.partition(" ")[2], each["rules"])
                 elif name == "replicaof":
                     _ask("REPLICAOF", "NO", "ONE")
                 else:
@@ -104,6 +186,13 @@ def mend():
             f"Redis on {__grains__['id']} still differs from {CONFIG} in {', '.join(left)}. Try: {LOG}"
         )
     return changes
+
+
+def _set_user(name, rules):
+    if rules is None:
+        _ask("ACL", "DELUSER", name)
+    else:
+        _ask("ACL", "SETUSER", name, "reset", *rules)
 
 
 def append_only(test=False):

@@ -57,7 +57,7 @@ REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 """
 
 
-# `public` is the site's, with all that is in it. In one transaction, because a new owner takes the rights of the last one.
+# `public` is the site's, with all that is in it. In one transaction: a new owner takes the rights of the last one.
 _OWN = """\\connect "{name}"
 SELECT 'ALTER SCHEMA public OWNER TO "{name}";' FROM pg_namespace WHERE nspname = 'public' \\gexec
 \\connect postgres
@@ -164,7 +164,7 @@ def plan(name, extensions=()):
         steps.append(
             (
                 "database created",
-                f'CREATE DATABASE "{name}" OWNER {OWNER} TEMPLATE template0 ENCODING \'UTF8\' '
+                f"CREATE DATABASE \"{name}\" OWNER {OWNER} TEMPLATE template0 ENCODING 'UTF8' "
                 "LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8';",
             )
         )

@@ -19,23 +19,23 @@ FAULTS = {
         "did not answer PONG: connection refused on 127.0.0.1:6379",
     ),
     "password": (
-        "redis-cli config set requirepass secret",
+        "goldenpath redis config set requirepass secret",
         "true",
         "NOAUTH",
     ),
     "save-fails": (
-        "chown root /var/lib/redis; redis-cli set a b; redis-cli bgsave; sleep 1",
-        "chown redis /var/lib/redis; redis-cli bgsave; sleep 1; redis-cli del a",
+        "chown root /var/lib/redis; redis-cli set a b; goldenpath redis bgsave; sleep 1",
+        "chown redis /var/lib/redis; goldenpath redis bgsave; sleep 1; redis-cli del a",
         "MISCONF",
     ),
     "memory": (
-        "redis-cli config set maxmemory 8mb; redis-cli eval \"for i = 1, 9000 do redis.call('rpush', 'flood', "
+        "goldenpath redis config set maxmemory 8mb; redis-cli eval \"for i = 1, 9000 do redis.call('rpush', 'flood', "
         "string.rep('x', 1000)) end\" 0",
         "redis-cli del flood",
         "queues and other keys that never expire take",
     ),
     "public": (
-        "redis-cli config set protected-mode no; redis-cli config set bind 0.0.0.0",
+        "goldenpath redis config set protected-mode no; goldenpath redis config set bind 0.0.0.0",
         "true",
         "and not on loopback alone",
     ),
@@ -56,8 +56,8 @@ FAULTS = {
     ),
 }
 DRIFT = {
-    "policy": ("redis-cli config set maxmemory-policy allkeys-lru", "redis-settings"),
-    "bind": ("redis-cli config set bind 0.0.0.0", "redis-settings"),
+    "policy": ("goldenpath redis config set maxmemory-policy allkeys-lru", "redis-settings"),
+    "bind": ("goldenpath redis config set bind 0.0.0.0", "redis-settings"),
     "hole": ("ufw allow 6379", "firewall-enabled"),
     "stopped": ("systemctl disable --now redis-server", "redis-service"),
     "masked": ("systemctl mask --now redis-server", "redis-unmasked"),
@@ -66,7 +66,7 @@ DRIFT = {
 }
 NOT_RUNNING = ("stopped", "masked", "removed")
 BEGAN = "systemctl show -p ExecMainStartTimestampMonotonic --value redis-server"
-EFFECTIVE = "redis-cli config get '*' | paste - - | sort"
+EFFECTIVE = "goldenpath redis config get '*' | paste - - | sort"
 PID = "systemctl show -p MainPID --value redis-server"
 
 
@@ -154,7 +154,7 @@ def test_another_memory_limit_needs_no_restart(healthy):
     healthy.write_pillar()
     try:
         assert healthy.apply("redis")["redis-settings|redis"][1]["maxmemory"]["new"] == str(80 << 20)
-        assert healthy.sh("redis-cli config get maxmemory").splitlines()[1] == str(80 << 20)
+        assert healthy.sh("goldenpath redis config get maxmemory").splitlines()[1] == str(80 << 20)
     finally:
         healthy.pillar["redis"]["maxmemory"] = "64mb"
         healthy.write_pillar()
@@ -207,13 +207,13 @@ def test_what_only_the_include_set_is_refused(healthy):
         assert result is False and changes == {}
         assert "which is no longer included, is the only one to set timeout. Try: " in comment
         assert (healthy.sh(PID), healthy.sh(files)) == before
-        assert healthy.sh("redis-cli config get timeout").splitlines()[1] == "300"
+        assert healthy.sh("goldenpath redis config get timeout").splitlines()[1] == "300"
     finally:
         healthy.sh("cp -p /run/kept.conf /etc/redis/redis.conf")
         states = healthy.apply("redis.ready")
         healthy.sh("systemctl restart redis-server")
     assert {key: found for key, found in states.items() if found[0] is not True} == {}
-    assert healthy.sh("redis-cli config get timeout").splitlines()[1] == "0"
+    assert healthy.sh("goldenpath redis config get timeout").splitlines()[1] == "0"
 
 
 def _manage(world, words):

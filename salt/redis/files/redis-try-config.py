@@ -25,6 +25,7 @@ SECONDS = 10
 IN_USE = "/etc/redis/goldenpath.conf"
 PACKAGED = "/etc/redis/redis.conf"
 OPTIONS = ("daemonize", "supervised")  # which the unit sets, whatever a file says
+PASSWORD = "/etc/goldenpath/redis-password"  # noqa: S105  a path
 PATHS = ("pidfile", "logfile", "unixsocket")  # which the trial sets
 
 
@@ -39,15 +40,27 @@ def talk(path):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         connection.connect(path)
-        connection.sendall(b"PING\r\nCONFIG GET *\r\n")
+        # The user of every site may not ask for all of it; a file of before knows no other.
+        connection.sendall(f"PING\r\nAUTH goldenpath {password()}\r\nCONFIG GET *\r\n".encode())
         with connection.makefile("rb") as answer:
             if answer.readline() != b"+PONG\r\n":
                 return None
+            answer.readline()
             head = answer.readline()
             if head[:1] != b"*":
                 raise Failure(head.decode(errors="replace")[1:].strip())
             words = [answer.read(int(answer.readline()[1:]) + 2)[:-2].decode() for _ in range(int(head[1:]))]
     return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def password():
+    """
+    Of the tree's own user of Redis; a word that is none where there is no file.
+    """
+    try:
+        return pathlib.Path(PASSWORD).read_text().strip() or "none"
+    except OSError:
+        return "none"
 
 
 def reason(log):

@@ -3,6 +3,7 @@ redis_server: drift of a real redis-server, mended without a restart where that 
 """
 
 import functools
+import hashlib
 import json
 import shutil
 
@@ -166,3 +167,91 @@ def test_a_pid_file_behind_a_link_is_no_drift(minion, tmp_path):
         assert list(minion.drift()) == ["pidfile"]
     finally:
         server.stop()
+
+
+# --- users -------------------------------------------------------------------------------------------------
+
+# As salt/redis/files/goldenpath.conf has it on a Redis of these versions.
+DEFAULT = "on nopass ~* &* +@all -@admin +client|list"
+FORBIDDEN = [
+    "config set maxmemory 1", "config get maxmemory", "shutdown nosave", "acl setuser x on nopass +@all ~*", "acl list",
+    "debug sleep 0", "module list", "replicaof 127.0.0.1 1", "monitor", "save", "bgsave", "client pause 1",
+    "client kill id 1", "slowlog get", "failover", "psync ? -1", "sync", "latency reset", "cluster reset",
+]  # fmt: skip
+NEEDED = [
+    "ping", "info", "client id", "client setname a", "client getname", "client list", "flushdb", "set a b", "keys *",
+    "eval return(1) 0", "scan 0", "publish a b", "rpush celery a", "blpop celery 1", "memory usage a", "config",
+]  # fmt: skip
+
+
+@pytest.fixture
+def users(minion, redis, tmp_path):
+    """The same host with a file that has our users, which the running Redis does not know yet."""
+    minion.server.PASSWORD = minion.gate.PASSWORD
+    known = minion.server.admin()
+    with open(minion.gate.CONFIG, "a") as stream:
+        stream.write(f"user default {DEFAULT}\nuser goldenpath on #{known} ~* &* +@all\n")
+    minion.server.CONFIG = minion.gate.CONFIG
+    return minion
+
+
+def as_site(redis, words):
+    return redis.cli(*words.split())
+
+
+def test_the_password_is_made_once_and_roots(minion, tmp_path):
+    minion.server.PASSWORD = str(tmp_path / "etc/redis-password")
+    minion.server.__opts__["test"] = True
+    assert len(minion.server.admin()) == 64 and not (tmp_path / "etc").exists()
+    minion.server.__opts__["test"] = False
+    known = minion.server.admin()
+    assert minion.server.admin() == known
+    password = (tmp_path / "etc/redis-password").read_text().strip()
+    assert (tmp_path / "etc/redis-password").stat().st_mode & 0o777 == 0o600
+    assert len(password) == 64 and hashlib.sha256(password.encode()).hexdigest() == known
+
+
+def test_users_come_without_a_restart(users, redis):
+    redis.cli("rpush", "celery", "task")
+    assert set(users.drift()) == {"user default", "user goldenpath"}
+    assert set(users.mend()) == {"user default", "user goldenpath"}
+    assert users.restarts == [] and users.drift() == {} and users.mend() == {}
+    assert redis.cli("llen", "celery") == "1"
+    assert users.redis_ping() == "PONG" and not [each for each in users.redis_checks() if each["ok"] is False]
+
+
+def test_a_site_administers_nothing(users, redis):
+    users.mend()
+    for words in FORBIDDEN:
+        assert as_site(redis, words).startswith(("NOPERM", "ERR DEBUG command not allowed")), words
+    for words in NEEDED:
+        assert not as_site(redis, words).startswith("NOPERM"), words
+    assert redis.process.poll() is None
+    # Also not as somebody else, and not by taking the name.
+    for words in ("auth goldenpath x", "auth goldenpath none", "hello 3 auth goldenpath x"):
+        assert "WRONGPASS" in as_site(redis, words)
+
+
+def test_a_user_that_a_site_made_before_goes(users, redis):
+    redis.cli("acl", "setuser", "backdoor", "on", "nopass", "~*", "+@all")
+    assert users.drift()["user backdoor"] == {"old": "there", "new": "gone"}
+    users.mend()
+    assert "WRONGPASS" in redis.cli("auth", "backdoor", "x")
+    assert users.drift() == {}
+
+
+@pytest.mark.parametrize("change", ["+@admin", "resetkeys ~a*", ">another", "off"])
+def test_users_that_somebody_changed_come_back(users, redis, change):
+    users.mend()
+    password = open(users.gate.PASSWORD).read().strip()
+    own = ("--user", "goldenpath", "--pass", password, "--no-auth-warning")
+    redis.cli(*own, "acl", "setuser", "default", *change.split())
+    if change != "off":  # of which the first question tells
+        assert list(users.drift()) == ["user default"]
+    assert "user default" in users.mend()
+    assert users.restarts == [] and users.drift() == {}
+
+
+def test_no_trial_stays(users, redis):
+    users.drift()
+    assert redis.cli("acl", "users") == "default"

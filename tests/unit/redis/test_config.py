@@ -3,6 +3,7 @@ salt/redis: the configuration as each distribution gets it, and the trial before
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -31,6 +32,11 @@ DISTRIBUTIONS = {
 }
 
 
+SECRET = "s3cr3t-canary"
+# As root's own user; on a socket.
+CLI = ("redis-cli", "--no-auth-warning", "--user", "goldenpath", "--pass", SECRET, "-s")
+
+
 def rendered(name, pillar=None, **grains):
     """
     goldenpath.conf as a list of its directives, and the map that made it.
@@ -46,6 +52,9 @@ def rendered(name, pillar=None, **grains):
         "pillar": pillar or {"redis": {}},
     }
     values = environment.get_template("redis/map.jinja").make_module(context).redis
+    # What is made on the host, when the state runs.
+    assert values["admin"].startswith("__slot__:salt:redis_server.admin")
+    values["admin"] = hashlib.sha256(SECRET.encode()).hexdigest()
     text = environment.get_template("redis/files/goldenpath.conf").render(redis=values)
     return [line for line in text.splitlines() if line and not line.startswith("#")], text
 
@@ -134,7 +143,9 @@ def program(folder, **constants):
     The trial, with other constants.
     """
     script, text = folder / "try.py", TRY.read_text()
-    for name, value in {"IN_USE": f"{folder}/in-use.conf", "PACKAGED": f"{folder}/redis.conf", **constants}.items():
+    (folder / "password").write_text(f"{SECRET}\n")
+    places = {"IN_USE": "in-use.conf", "PACKAGED": "redis.conf", "PASSWORD": "password"}
+    for name, value in {**{name: f"{folder}/{place}" for name, place in places.items()}, **constants}.items():
         text, found = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", text, flags=re.MULTILINE)
         assert found == 1
     script.write_text(text)
@@ -195,7 +206,7 @@ def test_a_bad_value_is_refused_with_redis_own_reason(folder, line, reason):
 
 
 def test_a_server_that_asks_for_a_password_is_no_pong(folder):
-    result = tried(folder, rendered(here())[1] + "requirepass x\n", SECONDS=1)
+    result = tried(folder, rendered(here())[1].replace("default on nopass", "default on >x"), SECONDS=1)
     assert result.returncode == 1
     assert "no PONG within 1 s" in result.stdout
     assert leftovers() == []
@@ -237,7 +248,7 @@ def test_options_on_the_command_line_do_not_take_settings_away(folder):
     )  # fmt: skip
     try:
         wait_for_pong(place)
-        answer = subprocess.run(["redis-cli", "-s", place, "config", "get", "save"], capture_output=True, text=True)
+        answer = subprocess.run([*CLI, place, "config", "get", "save"], capture_output=True, text=True)
     finally:
         server.kill()
         server.wait()
@@ -259,7 +270,7 @@ def before(folder, edit=""):
     text = (PACKAGED / f"redis-{redis_version()}.conf").read_text() + edit
     packaged.write_text(text.replace("/var/log/redis", f"{folder}/log"))
     packaged.chmod(0o644)
-    own = [line for line in new.splitlines() if not line.startswith(("pidfile", "logfile", "always-show-logo"))]
+    own = [line for line in new.splitlines() if not line.startswith(("pidfile", "logfile", "always-show-logo", "user"))]
     (folder / "in-use.conf").write_text(f"include {packaged}\n" + "\n".join(own) + "\n")
     return new
 
@@ -276,7 +287,7 @@ def effective(folder, config):
     )  # fmt: skip
     try:
         wait_for_pong(place)
-        words = subprocess.run(["redis-cli", "-s", place, "config", "get", "*"], capture_output=True, text=True)
+        words = subprocess.run([*CLI, place, "config", "get", "*"], capture_output=True, text=True)
     finally:
         server.kill()
         server.wait()

@@ -16,11 +16,14 @@ from . import (
     VERSION,
     alert,
     facts,
+    files,
     health,
     host,
     jobs,
     launch,
     manage,
+    process,
+    redis_gate,
     release,
     rollback,
     settle,
@@ -32,6 +35,7 @@ from . import site as sites
 from .errors import Failed, Refused
 
 DONE, FAILED, REFUSED = 0, 1, 3
+REDIS_CLI = "/usr/bin/redis-cli"
 
 
 def _health(arguments):
@@ -70,6 +74,13 @@ def _drill(arguments):
 def _manage(arguments):
     """In the site's sandbox, and on a terminal of its own. The exit status is the command's."""
     sys.exit(manage.attach(sites.load(arguments.site), arguments.command))
+
+
+def _redis(arguments):
+    """As the tree's own user, who may administer. The exit status is redis-cli's."""
+    env = {"REDISCLI_AUTH": (files.read(redis_gate.PASSWORD) or "").strip(), "TERM": os.environ.get("TERM", "dumb")}
+    user = ["--user", redis_gate.USER, "--no-auth-warning"] if env["REDISCLI_AUTH"] else []
+    sys.exit(process.attached([REDIS_CLI, *user, *arguments.command], env))
 
 
 def _who():
@@ -158,6 +169,7 @@ _VERBS = (
     ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
     ("health", "ask a site's live release, or its front door", None, _health),
     ("manage", "run a command of the site's manage.py", None, _manage),
+    ("redis", "redis-cli as root's own user of Redis, who may administer", 0, _redis),
     ("releases", "what is live, and how it came to be", "?", _releases),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
     ("maintenance", "show, put up or take down the maintenance page", None, _maintenance),
@@ -186,6 +198,7 @@ def _parser():
         if site != 0:
             made[name].add_argument("site", nargs=site, metavar="SITE")
     made["manage"].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    made["redis"].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))

@@ -35,8 +35,8 @@ def prove(slug, snapshot=None, wait=BUSY):
 
 def each(verb, slug, request):
     """
-    ``backup`` or ``drill`` of one site, or of every site of the host: a unit for each, with a limit of its own. What one
-    of them meets does not keep the others from their turn.
+    ``backup`` or ``drill`` of one site, or of every site of the host: a unit for each, with a limit of its own. What
+    one of them meets does not keep the others from their turn.
     """
     results, faults = {}, []
     for site in sites.backed_up(slug):

@@ -247,7 +247,7 @@ def _trusted(site, names):
     strange = sorted(item for item, trusted in available.items() if not trusted and item not in allowed)
     if strange:
         raise Failed(
-            f"only a superuser creates the extension {', '.join(strange)} of the dump, and {site.slug} does not have it. "
+            f"only a superuser creates the extension {', '.join(strange)} of the dump, and {site.slug} has it not. "
             f"Try: `postgres: {{extensions: [{', '.join(strange)}]}}` in the site's pillar, then state.apply"
         )
     return {item for item, trusted in available.items() if trusted}

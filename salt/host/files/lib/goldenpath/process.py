@@ -117,9 +117,9 @@ def note(log, argv, output):
         stream.write(printable(f"$ {' '.join(argv)}\n{output}"))
 
 
-def attached(argv):
+def attached(argv, env=None):
     """Run a program of root's with this one's own terminal or pipes. Returns its exit status."""
-    return subprocess.run(argv, env=environment(), cwd="/", check=False).returncode
+    return subprocess.run(argv, env=environment(None, env), cwd="/", check=False).returncode
 
 
 def kill(program):

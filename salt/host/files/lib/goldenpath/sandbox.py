@@ -75,8 +75,8 @@ def run_all(site, commands, env=None, timeout=900, log=None, more=()):
     """
     Run commands in one sandbox, until one fails that is not optional.
 
-    commands: a list of ``(argv, folder, optional)``; the rest as in ``run``. Returns a list of ``process.Done``, of those
-    that were run.
+    commands: a list of ``(argv, folder, optional)``; the rest as in ``run``. Returns a list of ``process.Done``, of
+    those that were run.
     """
     asked = json.dumps([{"argv": argv, "cwd": cwd, "optional": optional} for argv, cwd, optional in commands])
     done = run(site, [PYTHON, "-I", f"{PROGRAMS}/run_all.py"], env, timeout=timeout, text=asked, more=more)

@@ -23,7 +23,8 @@ redis-config:
     - name: /etc/redis/goldenpath.conf
     - source: salt://redis/files/goldenpath.conf
     - template: jinja
-    - context: {{ {"redis": redis} | tojson }}
+    # What the tree's own user of Redis is known by: made on the host, when the state runs.
+    - context: {{ {"redis": redis, "admin": "__slot__:salt:redis_server.admin()"} | tojson }}
     - user: root
     - group: redis
     - mode: '0640'

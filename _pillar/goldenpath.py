@@ -109,6 +109,10 @@ def validate(pillar):
     return [f"{_where(path)}: {faults[path]}." for path in ordered]
 
 
+# Per cent of a host's memory for each of its sites: neither takes what Redis, Postgres and the next one need.
+_SHARES = {1: 75, 2: 50}
+
+
 def normalise(pillar):
     """
     Fill in the defaults of a valid pillar and bring its values into one form: domains and ``maxmemory`` in
@@ -129,6 +133,7 @@ def normalise(pillar):
         site["settings"] = site["settings"].replace("<project>", site["project"])
         site["directory"] = posixpath.normpath(site["directory"])
         site["requirements"] = posixpath.normpath(site["requirements"])
+        site["limits"].setdefault("memory", _SHARES.get(len(result["sites"]), 40))
         for kind in ("env", "secrets"):
             site[kind] = {name: _as_text(value) for name, value in site[kind].items()}
     return {**result, **foreign, "goldenpath_secrets": secrets_of(result)}

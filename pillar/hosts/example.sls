@@ -32,6 +32,10 @@ sites:                          # `sites: {}` for a host without any
     packages: [libmagic1]       # from the distribution, by any name that apt knows; default: none
     postgres:
       extensions: []            # those that only a superuser creates, such as postgis; others come by migrations
+    limits:                     # of the host, so that neighbours, Redis and Postgres keep theirs
+      memory: 75                # per cent; default: 75 for a host's only site, 50 for each of two, 40 for more
+      tasks: 1024               # processes and threads
+      statement_timeout: 300    # seconds for one SQL statement of a web process
     health: /health/            # the path that answers how the site is
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"

@@ -4,6 +4,8 @@
 
 include:
   - base
+  - site
+  - caddy.web
 
 caddy-validate:
   file.managed:
@@ -53,6 +55,9 @@ caddy-site-{{ slug }}:
     - require:
         - pkg: base-packages
         - file: caddy-validate
+        - service: caddy-web
+        # Which points to the static files of the live release.
+        - release: site-live-{{ slug }}
 {%- endfor %}
 
 caddy-config:

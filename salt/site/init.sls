@@ -57,7 +57,7 @@ site-media-{{ slug }}:
 
 site-folders-{{ slug }}:
   file.directory:
-    - names: {{ [root ~ "/repo.git", root ~ "/venvs", root ~ "/cache", root ~ "/.ssh"] | tojson }}
+    - names: {{ [root ~ "/repo.git", root ~ "/venvs", root ~ "/cache", root ~ "/tmp", root ~ "/.ssh"] | tojson }}
     - user: {{ user }}
     - group: {{ user }}
     - mode: '0700'

@@ -33,6 +33,18 @@ site-retired:
 
 {%- for slug, site in pillar.sites.items() %}
 {%- set user = "sum-" ~ slug %}
+{#- A hyphen in the name of a slice makes it a part of another one (systemd.slice(5)). -#}
+{%- set slice = "sum-" ~ slug | replace("-", "\\x2d") ~ ".slice" %}
+
+site-slice-{{ slug }}:
+  file.managed:
+    - name: /etc/systemd/system/{{ slice }}
+    - source: salt://site/files/site.slice
+    - template: jinja
+    - context: {{ {"slug": slug, "limits": site.limits} | tojson }}
+    - mode: '0644'
+    - onchanges_in:
+        - module: site-reload
 
 {%- for source, unit in [("gunicorn.socket", "gunicorn@.socket"), ("gunicorn.service", "gunicorn@.service"),
                          ("live.service", "gunicorn.service"), ("celery.service", "celery.service"),
@@ -44,7 +56,8 @@ site-retired:
     - name: /etc/systemd/system/{{ user }}-{{ unit }}
     - source: salt://site/files/{{ source }}
     - template: jinja
-    - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery}} | tojson }}
+    - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery}, "limits": site.limits,
+                   "slice": slice} | tojson }}
     - mode: '0644'
     - require:
         - pkg: base-packages

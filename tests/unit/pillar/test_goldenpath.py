@@ -43,6 +43,7 @@ BACKUP = {
 # Keys that may be absent and then have no value.
 WITHOUT_DEFAULT = {
     ("redis", "maxmemory"),
+    ("sites", "*", "limits", "memory"),
     *(("backup", name) for name in ("password", "ssh_key", "known_hosts")),
     *(("backup", "refuse_after", name) for name in ("backup", "drill")),
     *(("backup", "heartbeat", name) for name in ("backup", "drill", "check")),
@@ -752,6 +753,7 @@ def test_defaults():
                 "directory": ".",
                 "requirements": "requirements.txt",
                 "packages": [],
+                "limits": {"memory": 75, "tasks": 1024, "statement_timeout": 300},
                 "postgres": {"extensions": []},
                 "health": "/health/",
                 "tls": "acme",
@@ -763,6 +765,22 @@ def test_defaults():
         "alerts": {},
         "goldenpath_secrets": [],
     }
+
+
+@pytest.mark.parametrize(("number", "share"), [(1, 75), (2, 50), (3, 40), (6, 40)])
+def test_memory_is_shared_among_a_hosts_sites(number, share):
+    pillar = {"redis": {}, "sites": {}}
+    for at in range(number):
+        site = {
+            **LEAST["sites"]["acme"],
+            "domains": [f"s{at}.example"],
+            "redis": {"cache": 2 * at, "broker": 2 * at + 1},
+        }
+        pillar["sites"][f"s{at}"] = site
+    sites = goldenpath.normalise(pillar)["sites"]
+    assert {site["limits"]["memory"] for site in sites.values()} == {share}
+    pillar["sites"]["s0"]["limits"] = {"memory": 20}
+    assert goldenpath.normalise(pillar)["sites"]["s0"]["limits"]["memory"] == 20
 
 
 def test_defaults_are_not_shared():

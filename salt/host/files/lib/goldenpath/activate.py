@@ -39,9 +39,7 @@ def activate(run, release, sha, before, switched=lambda: None):
 def _switch(site, release):
     """One atomic rename moves the site; the release before stays one link away."""
     before = site.current
-    if before and before != release:
-        files.link(f"releases/{before}", site.path("previous"))
-    files.link(f"releases/{release}", site.path("current"))
+    site.point(release, before if before != release else None)
 
 
 def _celery(run, release):
@@ -83,8 +81,7 @@ def switch_back(run, before, release):
     with contextlib.suppress(Failed):
         units.start(site, before)
     # Pages of the release that is left may still be open: its static files stay until the next deploy.
-    files.link(f"releases/{release}", site.path("previous"))
-    files.link(f"releases/{before}", site.path("current"))
+    site.point(before, release)
     with contextlib.suppress(Failed):
         units.await_background(site, units.restart_background(site))
     end = time.time() + health.ANSWER_SECONDS

@@ -102,11 +102,17 @@ def fresh(path):
     return path
 
 
+def target(path):
+    """What a link points to, or None where there is none."""
+    with contextlib.suppress(OSError):
+        return os.readlink(path)
+    return None
+
+
 def linked(path):
     """The last part of what a link points to, or None where there is none."""
-    with contextlib.suppress(OSError):
-        return os.path.basename(os.readlink(path))
-    return None
+    found = target(path)
+    return found and os.path.basename(found)
 
 
 def spare(path):

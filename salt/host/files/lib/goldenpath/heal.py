@@ -81,7 +81,7 @@ def _put_back(site, found, aside):
         site.maintenance_off(sites.OURS)
         return f"{_BACK}, and there is no live release"
     # A rollback may have switched to the release that it wanted.
-    files.link(f"releases/{found['release']}", site.path("current"))
+    site.point(found["release"])
     began = time.time()
     units.resume(site, found["release"])
     with contextlib.suppress(Failed):

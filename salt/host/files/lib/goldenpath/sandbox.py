@@ -112,7 +112,8 @@ def _words(site, unit, environment, cwd, more=()):
     limits = [word for each in (*properties(), *_LIMITS, *more) for word in ("-p", each)]
     return [
         SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit}", f"--uid={site.name}", f"--gid={site.name}",
-        f"--description={site.slug}: a command of a deploy or a person", *limits, "-p", f"ReadWritePaths={site.root}",
+        f"--description={site.slug}: a command of a deploy or a person", f"--slice={site.slice}", *limits,
+        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths=-{site.root}/tmp:/var/tmp",
         "-p", f"EnvironmentFile={environment}", "-p", f"WorkingDirectory={cwd}", *units.bound(),
     ]  # fmt: skip
 

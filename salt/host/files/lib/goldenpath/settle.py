@@ -20,7 +20,7 @@ def unsettled(site):
     if os.path.exists(site.path(sites.OWED)):
         # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
         steps += [f"restart {unit}" for unit in [units.names(site, site.current)[1], *units.background(site)]]
-    return steps
+    return steps + [f"serve {name}" for name in site.unserved()]
 
 
 def settle(site, restart=False):
@@ -46,6 +46,9 @@ def settle(site, restart=False):
         live, done, began = site.current, unsettled(site), time.time()
         for step in done:
             verb, _, unit = step.partition(" ")
+            if verb == "serve":
+                site.serve()
+                continue
             told = units.systemctl(*verb.split("+"), unit)
             if told.code:
                 what = f"{unit} does not start again" if verb == "restart" else f"systemctl {verb} {unit} failed"

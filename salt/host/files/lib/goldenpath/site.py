@@ -10,6 +10,8 @@ from . import env, files, host
 from .errors import Failed, Refused
 
 SRV = "/srv/sum"
+# The same without links: salt/caddy/files/web.mount.
+WEB = "/var/lib/goldenpath/web"
 # Files of a site's folder whose form is a contract with hosts of any age.
 LOCK = "deploy.lock"
 HISTORY = "releases.jsonl"
@@ -34,6 +36,11 @@ class Site:
         # Unix user, Postgres role and database have one name.
         self.name = f"sum-{slug}"
 
+    @property
+    def slice(self):
+        """The slice of all that runs of it. A hyphen would make it a part of another one (systemd.slice(5))."""
+        return "sum-" + self.slug.replace("-", "\\x2d") + ".slice"
+
     def path(self, *parts):
         """A path below the site's folder."""
         return os.path.join(self.root, *parts)
@@ -51,6 +58,24 @@ class Site:
     def previous(self):
         """The id of the release that was live before, or None."""
         return files.linked(self.path("previous"))
+
+    def point(self, current, previous=None):
+        """``current``, and where it is given ``previous``, name these releases; each by one rename."""
+        if previous:
+            files.link(f"releases/{previous}", self.path("previous"))
+        files.link(f"releases/{current}", self.path("current"))
+        self.serve()
+
+    def unserved(self):
+        """What Caddy should read as static files and does not: names of links, and where they should lead."""
+        wanted = {"served": self.current, "served-before": self.previous}
+        places = {name: f"{WEB}/{self.slug}/releases/{release}/static" for name, release in wanted.items() if release}
+        return {name: place for name, place in places.items() if files.target(self.path(name)) != place}
+
+    def serve(self):
+        """Caddy reads the static files of these releases, where it follows no link of the site's."""
+        for name, place in self.unserved().items():
+            files.link(place, self.path(name))
 
     @property
     def domain(self):

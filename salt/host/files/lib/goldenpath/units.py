@@ -244,6 +244,7 @@ def retire(site):
     disable([name for name in found if "@" not in name])
     for name in found:
         os.unlink(f"{UNITS}/{name}")
+    files.remove(f"{UNITS}/{site.slice}")
     systemctl("daemon-reload")
     files.remove(f"{host.SITES}/{site.slug}.json")
     return found

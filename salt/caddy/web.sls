@@ -1,0 +1,25 @@
+# Managed by Golden Path. Where Caddy reads the sites' files: no link is followed there.
+caddy-web-folder:
+  file.directory:
+    - names: [/srv/sum, /var/lib/goldenpath/web]
+    - makedirs: True
+    # One and the same, once it is mounted: to go through, and not to look around.
+    - mode: '0711'
+
+caddy-web-unit:
+  file.managed:
+    - name: /etc/systemd/system/var-lib-goldenpath-web.mount
+    - source: salt://caddy/files/web.mount
+    - mode: '0644'
+  module.run:
+    - name: service.systemctl_reload
+    - onchanges:
+        - file: caddy-web-unit
+
+caddy-web:
+  service.running:
+    - name: var-lib-goldenpath-web.mount
+    - enable: True
+    - require:
+        - file: caddy-web-folder
+        - module: caddy-web-unit

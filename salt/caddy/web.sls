@@ -1,14 +1,14 @@
 # Managed by Golden Path. Where Caddy reads the sites' files: no link is followed there.
 caddy-web-folder:
   file.directory:
-    - names: [/srv/sum, /var/lib/goldenpath/web]
+    - names: [/srv/sum, /opt/goldenpath/web]
     - makedirs: True
     # One and the same, once it is mounted: to go through, and not to look around.
     - mode: '0711'
 
 caddy-web-unit:
   file.managed:
-    - name: /etc/systemd/system/var-lib-goldenpath-web.mount
+    - name: /etc/systemd/system/opt-goldenpath-web.mount
     - source: salt://caddy/files/web.mount
     - mode: '0644'
   module.run:
@@ -18,7 +18,7 @@ caddy-web-unit:
 
 caddy-web:
   service.running:
-    - name: var-lib-goldenpath-web.mount
+    - name: opt-goldenpath-web.mount
     - enable: True
     - require:
         - file: caddy-web-folder

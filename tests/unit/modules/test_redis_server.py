@@ -5,6 +5,7 @@ redis_server: drift of a real redis-server, mended without a restart where that 
 import functools
 import hashlib
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -243,7 +244,7 @@ def test_a_user_that_a_site_made_before_goes(users, redis):
 @pytest.mark.parametrize("change", ["+@admin", "resetkeys ~a*", ">another", "off"])
 def test_users_that_somebody_changed_come_back(users, redis, change):
     users.mend()
-    password = open(users.gate.PASSWORD).read().strip()
+    password = pathlib.Path(users.gate.PASSWORD).read_text().strip()
     own = ("--user", "goldenpath", "--pass", password, "--no-auth-warning")
     redis.cli(*own, "acl", "setuser", "default", *change.split())
     if change != "off":  # of which the first question tells

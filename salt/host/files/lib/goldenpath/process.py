@@ -37,9 +37,7 @@ def _die_with_parent():
 
 def environment(user=None, extra=None):
     """What a program sees: a fixed PATH, locale and home, and what is given."""
-    home = (
-        {"HOME": "/root", "PATH": ROOT_PATH} if user is None else {"HOME": "/", "PATH": SITE_PATH, "TMPDIR": "/var/tmp"}
-    )
+    home = {"HOME": "/root", "PATH": ROOT_PATH} if user is None else {"HOME": "/", "PATH": SITE_PATH}
     return {"LANG": "C.UTF-8", **home, **(extra or {})}
 
 

@@ -19,6 +19,8 @@ SYSTEMD_RUN, PYTHON = "/usr/bin/systemd-run", "/usr/bin/python3"
 PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site_programs")
 # The units of every site read the very same file.
 _PROPERTIES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox.conf")
+# On disk, where a build is large; a folder of the site's stands there.
+TEMPORARY = "/var/tmp"  # noqa: S108
 # Visitors come first; what is left behind is ended at once.
 _LIMITS = ("CPUWeight=20", "IOWeight=20", "TasksMax=512", "TimeoutStopSec=2s", "OOMPolicy=continue", "UMask=0022")
 _COUNT = itertools.count(1)
@@ -42,7 +44,7 @@ def run(site, argv, env=None, cwd="/", timeout=900, text=None, feed=None, log=No
     """
     unit = f"{site.name}-run-{os.getpid()}-{next(_COUNT)}.service"
     began, ended = time.time(), False
-    with _environment(unit, process.environment(site.name, env)) as path:
+    with _environment(unit, _seen(site, env)) as path:
         try:
             done = process.run(
                 [*_words(site, unit, path, cwd, more), "--pipe", "--", *map(_literal, argv)],
@@ -66,7 +68,7 @@ def attach(site, argv, env=None, cwd="/"):
     """
     unit = f"{site.name}-run-{os.getpid()}-{next(_COUNT)}.service"
     way = ["--pty"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--pipe"]
-    seen = process.environment(site.name, {"TERM": os.environ.get("TERM", "dumb"), **(env or {})})
+    seen = _seen(site, {"TERM": os.environ.get("TERM", "dumb"), **(env or {})})
     with _environment(unit, seen) as path:
         return process.attached([*_words(site, unit, path, cwd), *way, "--", *map(_literal, argv)])
 
@@ -96,6 +98,10 @@ def run_all(site, commands, env=None, timeout=900, log=None, more=()):
     return told
 
 
+def _seen(site, env):
+    return process.environment(site.name, {"TMPDIR": TEMPORARY, **(env or {})})
+
+
 @contextlib.contextmanager
 def _environment(unit, values):
     """A file of root's with variables: on a command line, and on a unit, everybody reads them."""
@@ -113,7 +119,7 @@ def _words(site, unit, environment, cwd, more=()):
     return [
         SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit}", f"--uid={site.name}", f"--gid={site.name}",
         f"--description={site.slug}: a command of a deploy or a person", f"--slice={site.slice}", *limits,
-        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths=-{site.root}/tmp:/var/tmp",
+        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths=-{site.root}/tmp:{TEMPORARY}",
         "-p", f"EnvironmentFile={environment}", "-p", f"WorkingDirectory={cwd}", *units.bound(),
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from .errors import Failed, Refused
 
 SRV = "/srv/sum"
 # The same without links: salt/caddy/files/web.mount.
-WEB = "/var/lib/goldenpath/web"
+WEB = "/opt/goldenpath/web"
 # Files of a site's folder whose form is a contract with hosts of any age.
 LOCK = "deploy.lock"
 HISTORY = "releases.jsonl"

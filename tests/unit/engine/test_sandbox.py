@@ -165,6 +165,18 @@ def test_a_command_for_a_person(site, monkeypatch):
     assert "WorkingDirectory=/srv/app" in properties(argv)
 
 
+def test_any_command_for_a_person(site, monkeypatch):
+    asked = []
+    monkeypatch.setattr(process, "attached", lambda argv: asked.append(argv) or 0)
+    os.makedirs(site.root)
+    with pytest.raises(Refused, match="no command"):
+        manage.attach_command(site, [])
+    assert manage.attach_command(site, ["--version", "$HOME"]) == 0
+    # What looks like an option is the command's name, and nothing is expanded.
+    assert asked[0][-4:] == ["/usr/bin/env", "--", "--version", "$$HOME"]
+    assert f"WorkingDirectory={site.root}" in properties(asked[0])
+
+
 def test_no_program_of_a_site_is_started_in_another_way():
     """Whatever runs as a site's user outside of it could be traced by the site, and gain what that may gain."""
     package = pathlib.Path(sandbox.__file__).parent

@@ -76,6 +76,11 @@ def _manage(arguments):
     sys.exit(manage.attach(sites.load(arguments.site), arguments.command))
 
 
+def _run(arguments):
+    """As the site's user, in its sandbox: git, ssh-keygen, psql, its own scripts. The exit status is the command's."""
+    sys.exit(manage.attach_command(sites.load(arguments.site), arguments.command))
+
+
 def _redis(arguments):
     """As the tree's own user, who may administer. The exit status is redis-cli's."""
     env = {"REDISCLI_AUTH": (files.read(redis_gate.PASSWORD) or "").strip(), "TERM": os.environ.get("TERM", "dumb")}
@@ -169,6 +174,7 @@ _VERBS = (
     ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
     ("health", "ask a site's live release, or its front door", None, _health),
     ("manage", "run a command of the site's manage.py", None, _manage),
+    ("run", "run a command as the site's user, in its sandbox", None, _run),
     ("redis", "redis-cli as root's own user of Redis, who may administer", 0, _redis),
     ("releases", "what is live, and how it came to be", "?", _releases),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
@@ -198,7 +204,8 @@ def _parser():
         if site != 0:
             made[name].add_argument("site", nargs=site, metavar="SITE")
     made["manage"].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
-    made["redis"].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    for name in ("redis", "run"):
+        made[name].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))

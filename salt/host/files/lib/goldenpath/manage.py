@@ -44,6 +44,15 @@ def attach(site, argv):
     return sandbox.attach(site, [python, "manage.py", *argv], env, values["APP_DIR"])
 
 
+def attach_command(site, argv):
+    """Any command, with the site's variables and in its folder, for a person. Returns its exit status."""
+    site.provisioned()
+    if not argv:
+        raise Refused("there is no command. Try: goldenpath run SITE COMMAND …")
+    env = {"HOME": site.path("cache"), **site.environment(site.current)}
+    return sandbox.attach(site, ["/usr/bin/env", "--", *argv], env, site.root)
+
+
 def against(site, release, database, argv, readonly=True):
     """
     Run one command against a database that is not the live one.

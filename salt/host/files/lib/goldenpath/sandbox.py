@@ -119,7 +119,7 @@ def _words(site, unit, environment, cwd, more=()):
     return [
         SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit}", f"--uid={site.name}", f"--gid={site.name}",
         f"--description={site.slug}: a command of a deploy or a person", f"--slice={site.slice}", *limits,
-        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths=-{site.root}/tmp:{TEMPORARY}",
+        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths=-{site.path('tmp')}:{TEMPORARY}",
         "-p", f"EnvironmentFile={environment}", "-p", f"WorkingDirectory={cwd}", *units.bound(),
     ]  # fmt: skip
 

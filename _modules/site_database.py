@@ -23,6 +23,12 @@ _READ = """
 SELECT json_build_object(
   'role', (SELECT json_build_object('login', rolcanlogin, 'superuser', rolsuper, 'createdb', rolcreatedb,
                                     'createrole', rolcreaterole) FROM pg_roles WHERE rolname = '{name}'),
+  'limits', (SELECT json_build_object(
+               'connections', rolconnlimit,
+               'temporary', (SELECT max(split_part(item, '=', 2)::bigint) FROM unnest(rolconfig) AS item
+                             WHERE item ~ '^temp_file_limit=[0-9]+$'),
+               'size', coalesce((SELECT pg_database_size(oid) / 1024 FROM pg_database WHERE datname = '{name}'), 0))
+             FROM pg_roles WHERE rolname = '{name}'),
   'owner', (SELECT rolcanlogin FROM pg_roles WHERE rolname = '{owner}'),
   'open', (SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
            WHERE datname IN ('postgres', 'template1') AND has_database_privilege('public', oid, 'CONNECT')),
@@ -36,6 +42,8 @@ SELECT json_build_object(
                FROM pg_database WHERE datname = '{name}'))
 """
 _ROLE = {"login": True, "superuser": False, "createdb": False, "createrole": False}
+# Kilobytes that the sorts of a session may write, at least; never less than the whole database.
+_TEMPORARY = 5 << 20
 # What a site left on its database becomes its role's: it works as before, and no session of root's meets it.
 _MOVE_SETTINGS = """
 SELECT format('ALTER ROLE %I SET %s TO %s;', '{name}', split_part(item, '=', 1),
@@ -111,10 +119,11 @@ def get(name):
     name (str)
         Role and database: ``sum-<slug>``.
 
-    Returns a dictionary with ``role`` (attributes, or ``None``), ``owner`` (whether the role that owns databases may
-    log in, or ``None``), ``open`` (which of ``postgres`` and ``template1`` everyone may connect to) and ``database``
-    (owner, encoding, whether everyone may connect, whether the site has its rights, how many settings of its own it
-    has, or ``None``). Raises ``CommandExecutionError`` when Postgres does not answer.
+    Returns a dictionary with ``role`` (attributes, or ``None``), ``limits`` (of the role, in kilobytes), ``owner``
+    (whether the role that owns databases may log in, or ``None``), ``open`` (which of ``postgres`` and ``template1``
+    everyone may connect to) and ``database`` (owner, encoding, whether everyone may connect, whether the site has its
+    rights, how many settings of its own it has, or ``None``). Raises ``CommandExecutionError`` when Postgres does not
+    answer.
 
     CLI Example:
 
@@ -129,7 +138,20 @@ def _extensions(name):
     return _psql([f'\\connect "{name}"', "SELECT extname FROM pg_extension;"]).split()
 
 
-def plan(name, extensions=()):
+def _limited(name, limits, connections):
+    """
+    What a role may have of the server, so that root and the neighbours get in and find room.
+    """
+    limits, steps = limits or {"connections": -1, "temporary": None, "size": 0}, []
+    if connections is not None and limits["connections"] != connections:
+        steps.append(("connection limit", f'ALTER ROLE "{name}" CONNECTION LIMIT {int(connections)};'))
+    if (limits["temporary"] or 0) < max(_TEMPORARY, limits["size"]):
+        most = max(_TEMPORARY, 2 * limits["size"])
+        steps.append(("limit of temporary files", f'ALTER ROLE "{name}" SET temp_file_limit = {most};'))
+    return steps
+
+
+def plan(name, extensions=(), connections=None):
     """
     The differences between what a site needs and what Postgres has, as statements that mend them.
 
@@ -137,6 +159,8 @@ def plan(name, extensions=()):
         Role and database: ``sum-<slug>``.
     extensions (list)
         Extensions that the database has, also those that only a superuser creates.
+    connections (int)
+        Connections that the role may have at once; as many as there are where it is left out.
 
     Returns a list of pairs: a sentence of two or three words, and the SQL statement. Nothing is changed.
     Raises ``CommandExecutionError`` when Postgres does not answer, or when a database of that name has
@@ -160,6 +184,7 @@ def plan(name, extensions=()):
         steps.append(("role created", f'CREATE ROLE "{name}" LOGIN;'))
     elif role != _ROLE:
         steps.append(("role attributes", f'ALTER ROLE "{name}" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;'))
+    steps += _limited(name, have["limits"], connections)
     if database is None:
         steps.append(
             (
@@ -188,7 +213,7 @@ def plan(name, extensions=()):
     return steps
 
 
-def apply(name, extensions=()):
+def apply(name, extensions=(), connections=None):
     """
     Make a site's role and database as they should be.
 
@@ -196,6 +221,8 @@ def apply(name, extensions=()):
         Role and database: ``sum-<slug>``.
     extensions (list)
         Extensions that the database has, also those that only a superuser creates.
+    connections (int)
+        Connections that the role may have at once; as many as there are where it is left out.
 
     Returns the sentences of what was changed, an empty list where nothing was. Raises
     ``CommandExecutionError`` with Postgres' own reason.
@@ -206,7 +233,7 @@ def apply(name, extensions=()):
 
         salt-ssh web1 site_database.apply sum-acme-kitchens
     """
-    steps = plan(name, extensions)
+    steps = plan(name, extensions, connections)
     if steps:
         _psql([statement for _, statement in steps])
     return [sentence for sentence, _ in steps]

@@ -5,7 +5,7 @@ A site's role and database in Postgres: a thin layer over ``site_database`` the 
 from salt.exceptions import CommandExecutionError
 
 
-def present(name, extensions=()):
+def present(name, extensions=(), connections=None):
     """
     The role and the database of a site exist, belong together, and are closed to every other role.
 
@@ -13,6 +13,8 @@ def present(name, extensions=()):
         Role and database: ``sum-<slug>``.
     extensions (list)
         Extensions that the database has, also those that only a superuser creates.
+    connections (int)
+        Connections that the role may have at once; as many as there are where it is left out.
 
     .. code-block:: yaml
 
@@ -28,9 +30,9 @@ def present(name, extensions=()):
         return ret
     try:
         if __opts__["test"]:
-            steps = [sentence for sentence, _ in __salt__["site_database.plan"](name, extensions)]
+            steps = [sentence for sentence, _ in __salt__["site_database.plan"](name, extensions, connections)]
         else:
-            steps = __salt__["site_database.apply"](name, extensions)
+            steps = __salt__["site_database.apply"](name, extensions, connections)
     except CommandExecutionError as exc:
         ret.update(result=False, comment=str(exc))
         return ret

@@ -27,6 +27,9 @@ postgres-database-{{ slug }}:
   site_database.present:
     - name: sum-{{ slug }}
     - extensions: {{ site.postgres.extensions | tojson }}
+    # Two releases at once with all their threads, the workers' processes, and some for a person; the rest of the
+    # hundred that a server has is for root and the neighbours.
+    - connections: {{ [2 * (4 * site.workers + site.celery.concurrency + 2) + 10, 80] | min }}
     - require:
         - service: postgres-service
 {%- if site.packages and site.postgres.extensions %}

@@ -11,12 +11,14 @@ NAME = "sum-acme-kitchens"
 ROLE = {"login": True, "superuser": False, "createdb": False, "createrole": False}
 DATABASE = {"owner": "goldenpath", "encoding": "UTF8", "public": False, "granted": True, "settings": 0}
 
+LIMITS = {"connections": -1, "temporary": 5 << 20, "size": 8000}
+
 
 class Postgres:
     """psql, answered from what the cluster has."""
 
     def __init__(self, role=None, database=None):
-        self.have = {"role": role, "database": database, "owner": False, "open": []}
+        self.have = {"role": role, "database": database, "owner": False, "open": [], "limits": LIMITS}
         self.calls = []
         self.failure = None
 
@@ -38,7 +40,9 @@ def database(load):
 
 def test_get(database):
     module, postgres = database(ROLE, DATABASE)
-    assert module.get(NAME) == {"role": ROLE, "database": DATABASE, "owner": False, "open": []}
+    assert module.get(NAME) == {
+        "role": ROLE, "database": DATABASE, "owner": False, "open": [], "limits": LIMITS,
+    }  # fmt: skip
     ((command, stdin, options),) = postgres.calls
     assert (command[0], options["runas"], options["python_shell"]) == ("psql", "postgres", False)
     # Statements come on standard input: argv is everybody's to read.
@@ -142,7 +146,9 @@ def real(load, cluster):
 def test_made_once_and_never_again(real, cluster):
     first = real.apply(NAME)
     assert first[:3] == ["owner of databases", "postgres closed to sites", "template1 closed to sites"]
-    assert first[3:] == ["role created", "database created", "closed to other roles", "database owner"]
+    assert first[3:] == [
+        "role created", "limit of temporary files", "database created", "closed to other roles", "database owner",
+    ]  # fmt: skip
     assert real.apply(NAME) == []
     owner = cluster.psql("SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'public';", NAME, NAME)
     assert owner == f'"{NAME}"'
@@ -209,6 +215,21 @@ def test_drift_is_one_step(real, cluster, change, step):
     cluster.psql(change)
     assert real.apply(NAME) == [step]
     assert real.apply(NAME) == []
+
+
+def test_limits_of_a_role(real, cluster):
+    assert "connection limit" in real.apply(NAME, connections=7)
+    assert real.apply(NAME, connections=7) == []
+    assert real.apply(NAME, connections=9) == ["connection limit"]
+    assert cluster.psql("SHOW temp_file_limit;", NAME, NAME) == "5GB"
+    # A site does not lift it.
+    with pytest.raises(AssertionError, match="permission denied"):
+        cluster.psql("SET temp_file_limit = -1;", NAME, NAME)
+    # Never below the size of its database.
+    real._TEMPORARY = 100
+    cluster.psql(f'ALTER ROLE "{NAME}" SET temp_file_limit = 100;')
+    assert real.apply(NAME, connections=9) == ["limit of temporary files"]
+    assert real.apply(NAME, connections=9) == []
 
 
 def test_extensions_that_only_a_superuser_creates(real, cluster):

@@ -11,7 +11,7 @@ STEPS = [("role created", "CREATE ROLE …;"), ("database created", "CREATE DATA
 def world(load):
     calls = []
 
-    def apply(name, extensions):
+    def apply(name, extensions, connections):
         calls.append(name)
         return [sentence for sentence, _ in module.steps]
 
@@ -19,7 +19,7 @@ def world(load):
         "_states/site_database.py",
         salt={
             "cmd.has_exec": lambda program: True,
-            "site_database.plan": lambda name, extensions: module.steps,
+            "site_database.plan": lambda name, extensions, connections: module.steps,
             "site_database.apply": apply,
         },
     )
@@ -60,7 +60,7 @@ def test_before_postgres_is_installed(world):
 
 @pytest.mark.parametrize(("test", "function"), [(True, "plan"), (False, "apply")])
 def test_a_failure_is_one_sentence(world, test, function):
-    def fails(name, extensions):
+    def fails(name, extensions, connections):
         raise CommandExecutionError("Postgres on web1 refused: no. Try: x")
 
     world.__opts__["test"] = test

@@ -666,6 +666,11 @@ def _postgres_extension(text):
         raise ValueError("is not the name of a Postgres extension")
 
 
+def _body_size(text):
+    if isinstance(text, str) and not re.fullmatch(r"[1-9][0-9]{0,4}[mMgG][bB]", text):
+        raise ValueError("is not a size in mb or gb")
+
+
 def _url_path(text):
     if isinstance(text, str) and not re.fullmatch(r"/(?!/)[A-Za-z0-9._~=:@%/?&+,-]{0,199}", text):
         raise ValueError("is not a path of a URL")
@@ -754,6 +759,7 @@ _FORMATS = {
     "inner-file": _inner_file,
     "debian-package": _debian_package,
     "postgres-extension": _postgres_extension,
+    "body-size": _body_size,
     "url-path": _url_path,
     "variable": _variable,
     "secret": _secret,

@@ -8,6 +8,7 @@ base:
     - redis.ready
     - postgres
     - site
+    - buffer
     - caddy
     - alert
     - backup

@@ -36,6 +36,7 @@ sites:                          # `sites: {}` for a host without any
       memory: 75                # per cent; default: 75 for a host's only site, 50 for each of two, 40 for more
       tasks: 1024               # processes and threads
       statement_timeout: 300    # seconds for one SQL statement of a web process
+    max_body: 100mb             # the largest request; a larger one is answered with 413
     health: /health/            # the path that answers how the site is
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"

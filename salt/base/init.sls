@@ -1,6 +1,14 @@
 # Managed by Golden Path. What every host has: the stack's packages, uv, clock, security updates.
 {%- from "base/map.jinja" import base with context %}
 
+# The package's own service would take port 80. One that was there before is somebody's, and is left alone.
+base-no-nginx:
+  packages.quiet:
+    - name: nginx.service
+    - program: /usr/sbin/nginx
+    - require_in:
+        - pkg: base-packages
+
 base-packages:
   pkg.installed:
     - name: base-packages

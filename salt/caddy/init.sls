@@ -4,6 +4,7 @@
 
 include:
   - base
+  - buffer
   - site
   - caddy.web
 
@@ -56,6 +57,7 @@ caddy-site-{{ slug }}:
         - pkg: base-packages
         - file: caddy-validate
         - service: caddy-web
+        - module: buffer-reload
         # Which points to the static files of the live release.
         - release: site-live-{{ slug }}
 {%- endfor %}
@@ -77,9 +79,8 @@ caddy-service:
         - file: caddy-config
     - watch:
         - file: caddy-unit
-        - file: caddy-config
 
-# Site files only: a reload drops no connection.
+# A reload drops no connection.
 caddy-reload:
   module.run:
     - name: service.reload
@@ -87,6 +88,7 @@ caddy-reload:
     - require:
         - service: caddy-service
     - onchanges:
+        - file: caddy-config
         - file: caddy-sites-folder
 {%- for slug in pillar.sites %}
         - file: caddy-site-{{ slug }}

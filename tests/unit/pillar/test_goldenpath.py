@@ -753,6 +753,7 @@ def test_defaults():
                 "directory": ".",
                 "requirements": "requirements.txt",
                 "packages": [],
+                "max_body": "100mb",
                 "limits": {"memory": 75, "tasks": 1024, "statement_timeout": 300},
                 "postgres": {"extensions": []},
                 "health": "/health/",

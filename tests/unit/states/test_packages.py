@@ -1,5 +1,7 @@
 """The state over packages: told, installed, and then nothing to do."""
 
+import os
+
 import pytest
 from salt.exceptions import CommandExecutionError
 
@@ -50,3 +52,22 @@ def test_a_failure_is_one_sentence(world):
         {},
         "A package of acme is missing: nosuch cannot be installed: Unable to locate package nosuch. Try: apt",
     )
+
+
+def test_a_service_that_is_about_to_come_stays_off(world, tmp_path):
+    world.state.UNITS = str(tmp_path)
+    program, link = tmp_path / "nginx", tmp_path / "nginx.service"
+
+    def apply(test=False):
+        world.state.__opts__["test"] = test
+        ret = world.state.quiet("nginx.service", str(program))
+        return ret["result"], ret["changes"]
+
+    changes = {"nginx.service": {"old": "", "new": "masked"}}
+    assert apply(test=True) == (None, changes) and not link.is_symlink()
+    assert apply() == (True, changes) and os.readlink(link) == "/dev/null"
+    assert apply() == apply(test=True) == (True, {})
+    # One that was there before is somebody's.
+    link.unlink()
+    program.touch()
+    assert apply() == (True, {}) and not link.is_symlink()

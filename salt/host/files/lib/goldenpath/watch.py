@@ -10,7 +10,14 @@ from .errors import Failed
 # An alert about the same thing that is overdue.
 AGAIN = 6 * 3600
 HEAL = "goldenpath-heal.service"
-WATCHED = ("sum-*.service", "caddy.service", "redis-server.service", "postgresql@*.service", HEAL)
+WATCHED = (
+    "sum-*.service",
+    "caddy.service",
+    "goldenpath-buffer.service",
+    "redis-server.service",
+    "postgresql@*.service",
+    HEAL,
+)
 
 
 def freshness(found):

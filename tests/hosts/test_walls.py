@@ -18,12 +18,40 @@ from .test_layouts import PINNED, Tree, project, site
 USER, BETA = f"sum-{SLUG}", "/srv/sum/beta"
 
 
+ECHO = """
+from django.http import JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+
+@csrf_exempt
+def echo(request):
+    told = {name: request.META.get(name) for name in ("CONTENT_LENGTH", "REMOTE_ADDR", "HTTP_X_FORWARDED_FOR")}
+    return JsonResponse({"length": len(request.body), "secure": request.is_secure(), **told})
+"""
+# Bodies that come a byte in a second, on so many connections; prints how many are still open at the end.
+SLOW = """
+import socket, ssl, sys, time
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+found = []
+for _ in range(int(sys.argv[1])):
+    one = context.wrap_socket(socket.create_connection(("127.0.0.1", 443)), server_hostname="beta.example")
+    one.sendall(b"POST /echo HTTP/1.1\\r\\nHost: beta.example\\r\\nContent-Length: 1000\\r\\n\\r\\n")
+    found.append(one)
+for _ in range(int(sys.argv[2])):
+    for one in found:
+        one.sendall(b"x")
+    time.sleep(1)
+print(len(found))
+"""
+
+
 class Two:
     """The shared host with a neighbour of the site."""
 
     def __init__(self, world, folder):
         self.world = world
-        files = {**project("beta", "", "def told(): return {}\n"), "requirements.txt": PINNED}
+        files = {**project("beta", "", "def told(): return {}\n"), "requirements.txt": PINNED, "beta/echo.py": ECHO}
+        files["beta/urls.py"] += 'from beta.echo import echo\nurlpatterns.append(path("echo", echo))\n'
         self.repository = Tree(folder / "beta", "/srv/git/beta.git", files)
         self.repository.publish(world.host)
         beta = site("beta", "beta.example", (2, 3), repo="/srv/git/beta.git")
@@ -252,6 +280,65 @@ def test_a_small_place_is_its_own(two):
     assert "No space" not in two.attack(
         "dd if=/dev/zero of=/var/tmp/large bs=1M count=400; rm /var/tmp/large", check=True
     )
+
+
+# Strangers
+
+
+def curl(words, path="/echo"):
+    return f"curl -sk --resolve beta.example:443:127.0.0.1 https://beta.example{path} {words}"
+
+
+def test_slow_bodies_keep_nobody_waiting(two):
+    """Far more of them than the site has threads; each is a connection that says a byte in a second."""
+    two.world.host.write("/root/slow.py", SLOW)
+    two.sh("systemd-run --quiet --unit=x-slow python3 /root/slow.py 200 25; sleep 6")
+    try:
+        slowest = 0
+        for _ in range(20):
+            asked = curl("-m 5 -o /dev/null -w '%{http_code} %{time_total}'", "/up")
+            code, seconds = two.sh(asked, check=False).split()
+            assert code == "200"
+            slowest = max(slowest, float(seconds))
+        assert two.world.health() == (200, "ok")
+        assert two.sh("systemctl is-active x-slow") == "active", "the slow ones are still there"
+        assert slowest < 2
+    finally:
+        two.sh("systemctl stop x-slow; systemctl reset-failed x-slow", check=False)
+
+
+@pytest.mark.parametrize("words", ["-T -", "--http1.1 -T -", "--http1.1 -H 'Transfer-Encoding: chunked' -T -"])
+def test_a_body_without_a_length_arrives_whole(two, words):
+    told = json.loads(two.sh(f"head -c 3000000 /dev/zero | {curl(f'-X POST {words}')}"))
+    assert (told["length"], told["CONTENT_LENGTH"], told["secure"]) == (3000000, "3000000", True)
+
+
+def test_a_visitors_address_is_not_what_it_says(two):
+    told = json.loads(two.sh(curl("-X POST -d a -H 'X-Forwarded-For: 192.0.2.7' -H 'X-Forwarded-Proto: http'")))
+    assert told["HTTP_X_FORWARDED_FOR"] == "127.0.0.1" and told["secure"] is True
+
+
+def test_a_large_body_is_on_disk_and_one_that_is_too_large_is_refused(two):
+    small = "df --output=used /tmp /run /dev/shm | tail -n +2"
+    used = sum(map(int, two.sh(small).split()))
+    body = f"(head -c 60000000 /dev/zero; sleep 6) | {curl('-m 20 -T -')}"
+    two.sh(f"systemd-run --quiet --unit=x-large sh -c {shlex.quote(body)}; sleep 3")
+    assert sum(map(int, two.sh(small).split())) - used < 20000
+    assert wait_for(lambda: two.sh("systemctl is-active x-large", check=False) != "active", 20)
+    larger = curl("-X POST --data-binary @- -o /dev/null -w '%{http_code}'")
+    assert two.sh(f"head -c 110000000 /dev/zero | {larger}") == "413"
+    assert two.neighbour() == 200
+
+
+def test_where_requests_wait_is_no_way_in(two):
+    """A neighbour that reached it could say what Caddy says: who the visitor is, and that it is encrypted."""
+    status = "-o /dev/null -w '%{http_code}' http://beta.example/up"
+    for line in (
+        f"curl -s --unix-socket /run/goldenpath-buffer/beta.sock {status}",
+        f"curl -s --unix-socket /srv/sum/beta/current/gunicorn.sock {status}",
+        "ls /run/goldenpath-buffer && echo 200", "ls /var/cache/goldenpath-buffer/body && echo 200",
+    ):  # fmt: skip
+        assert "200" not in two.outside(line), line
 
 
 def test_no_pipe_and_no_device_can_be_made(two):

@@ -1,10 +1,14 @@
 """A verb as a unit: how it is asked for, how it answers, and what is said where it was ended."""
 
 import io
+import json
 import os
+import pathlib
 
 import pytest
-from goldenpath import files, host, launch, process, units
+from goldenpath import cli, files, host, jobs, launch, process, units
+from goldenpath import host as hosts
+from goldenpath import site as sites
 from goldenpath.errors import Busy, Failed, Refused
 
 CANARY = "s3cr3t-canary"
@@ -130,3 +134,57 @@ def test_whatever_happens_there_is_an_answer(inside, exc, error, refused, capsys
     found = files.read_json(inside[1])
     assert (found["error"], found["refused"]) == (error, refused)
     assert error in capsys.readouterr().err
+
+
+# Every site of a host
+
+
+@pytest.fixture
+def three(host, monkeypatch):
+    """Three sites whose backups are made, of which one has no release; what is done for each is a test's."""
+    for slug in ("acme", "beta", "new"):
+        pathlib.Path(hosts.SITES, f"{slug}.json").write_text(json.dumps({"slug": slug}))
+        os.makedirs(f"{sites.SRV}/{slug}", exist_ok=True)
+        if slug != "new":
+            os.symlink("releases/r", f"{sites.SRV}/{slug}/current")
+    known = json.loads(pathlib.Path(hosts.BACKUP).read_text())
+    pathlib.Path(hosts.BACKUP).write_text(json.dumps({**known, "sites": ["acme", "beta", "new"]}))
+    beats = []
+    monkeypatch.setattr(jobs, "_beat", beats.append)
+    return beats
+
+
+def test_each_site_is_a_unit_and_one_that_fails_keeps_no_other(three, monkeypatch):
+    asked = []
+
+    def run(verb, slug, request, wait):
+        asked.append((verb, slug, request["accept_smaller"]))
+        if slug == "acme":
+            raise Failed("The backup of acme on web1 was ended before it was done (out of memory). Try: x")
+        return {"snapshot": slug}
+
+    monkeypatch.setattr(launch, "run", run)
+    with pytest.raises(Failed, match="^The backup of acme on web1 was ended"):
+        jobs.each("backup", None, {"accept_smaller": False, "wait": 1})
+    assert asked == [("backup", "acme", False), ("backup", "beta", False)] and three == []
+    monkeypatch.setattr(launch, "run", lambda verb, slug, *_: {"snapshot": slug})
+    done = jobs.each("backup", None, {"accept_smaller": False, "wait": 1})
+    assert done["beta"] == {"snapshot": "beta"} and "skipped" in done["new"] and three == ["backup"]
+    # One by name says nothing of all.
+    jobs.each("backup", "beta", {"accept_smaller": True, "wait": 1})
+    assert three == ["backup"]
+
+
+@pytest.mark.parametrize("verb", sorted(launch._LIMITS))
+def test_no_verb_lasts_for_ever(systemd, verb):
+    systemd.does = answers({"answer": {}})
+    launch.run(verb, "acme", {})
+    assert any(word.startswith("RuntimeMaxSec=") for word in systemd.calls[0])
+    assert set(cli._PERFORMED) == set(launch._LIMITS)
+
+
+def test_a_unit_that_a_timers_unit_began_ends_with_it(systemd, monkeypatch):
+    systemd.does = answers({"answer": {}})
+    monkeypatch.setattr(units, "own", lambda: "goldenpath-backup.service")
+    launch.run("backup", "acme", {})
+    assert "BindsTo=goldenpath-backup.service" in systemd.calls[0]

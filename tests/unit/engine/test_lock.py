@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from goldenpath import lock
@@ -77,3 +78,45 @@ def test_a_site_does_not_wait_for_another(site, other):
     os.makedirs(another.root)
     with lock.of_site(another, "me"):
         pass
+
+
+# A lock that somebody else could hold
+
+
+def as_nobody(path):
+    """A process of another user that holds a file by flock, as long as it may read it."""
+    lines = ("import fcntl, sys, time", "f = open(sys.argv[1])", "fcntl.flock(f, fcntl.LOCK_EX)",
+             "print('held', flush=True)", "time.sleep(60)")  # fmt: skip
+    code = "; ".join(lines)
+    who = {"user": 65534, "group": 65534, "extra_groups": []}
+    return subprocess.Popen(["/usr/bin/python3", "-c", code, path], stdout=subprocess.PIPE, text=True, cwd="/", **who)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_who_can_read_a_lock_of_before_holds_nothing(site):
+    with tempfile.TemporaryDirectory(prefix="gp-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        site.root = folder
+        pathlib.Path(site.path("deploy.lock")).write_text("")
+        os.chmod(site.path("deploy.lock"), 0o644)
+        stranger = as_nobody(site.path("deploy.lock"))
+        try:
+            assert stranger.stdout.readline() == "held\n"
+            with lock.of_site(site, "anna@laptop"):
+                assert os.stat(site.path("deploy.lock")).st_mode & 0o777 == 0o600
+            # From here on it cannot even be opened.
+            again = as_nobody(site.path("deploy.lock"))
+            assert again.wait(10) == 1
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+
+def test_a_lock_of_before_that_root_holds_is_a_lock(site, other):
+    """A deploy of an older engine: its file is made root's alone, and is not taken from it."""
+    if os.geteuid() != 0:
+        pytest.skip("who holds it must be root")
+    os.chmod(site.path("deploy.lock"), 0o644)
+    with pytest.raises(Busy, match="is held by anna@laptop"), lock.of_site(site, "bert@laptop"):
+        pass
+    assert os.stat(site.path("deploy.lock")).st_mode & 0o777 == 0o600

@@ -3,11 +3,12 @@
 import json
 import os
 import pathlib
+from types import SimpleNamespace
 
 import pytest
 from goldenpath import env, host
 from goldenpath import site as sites
-from goldenpath.errors import Refused
+from goldenpath.errors import Failed, Refused
 
 
 @pytest.fixture
@@ -81,3 +82,51 @@ def test_where_nobody_named_them_everything_that_may_be_secret_is(site, folder):
     (folder / ".env").write_text(env.dump(values))
     site.facts.pop("secrets", None)
     assert sorted(site.secrets()) == ["key", "perhaps"]
+
+
+def test_caddy_is_shown_the_static_files_of_two_releases(site, folder):
+    """By links of root's, into the view in which no link is followed."""
+    for release in ("r1", "r2"):
+        os.makedirs(site.release(release, "static"))
+    assert site.unserved() == {}
+    site.point("r1")
+    assert (folder / "served").readlink() == pathlib.Path(f"/opt/goldenpath/web/{site.slug}/releases/r1/static")
+    site.point("r2", "r1")
+    assert site.current == "r2" and site.previous == "r1" and site.unserved() == {}
+    assert "r2" in os.readlink(folder / "served") and "r1" in os.readlink(folder / "served-before")
+    # A host of before, and a switch that was killed in between.
+    (folder / "served").unlink()
+    assert list(site.unserved()) == ["served"]
+    site.serve()
+    assert site.unserved() == {}
+
+
+def test_a_slice_is_part_of_no_other_sites(site):
+    assert sites.Site("acme", {}).slice == "sum-acme.slice"
+    assert sites.Site("acme-kitchens", {}).slice == "sum-acme\\x2dkitchens.slice"
+
+
+def test_the_environment_becomes_roots(site, folder, monkeypatch):
+    given = []
+    monkeypatch.setattr(sites.Site, "owner", lambda site: (4711, 4712))
+    monkeypatch.setattr(sites.os, "chown", lambda path, *numbers: given.append((os.path.basename(path), *numbers)))
+    site.secure()  # none yet
+    (folder / ".env").write_text("")
+    site.secure()
+    assert given == [(".env", 0, 4712)] * 2 and (folder / ".env").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_caddy_serves_is_for_nobody_else(site, folder, monkeypatch):
+    monkeypatch.setattr(sites.Site, "owner", lambda site: (4711, 4712))
+    monkeypatch.setattr(sites.os, "chown", lambda path, *numbers: given.append(numbers))
+    given = []
+    monkeypatch.setattr(sites.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=33))
+    site.show(str(folder))
+    assert given == [(4711, 33)] and folder.stat().st_mode & 0o777 == 0o750
+
+    def none(name):
+        raise KeyError(name)
+
+    monkeypatch.setattr(sites.grp, "getgrnam", none)
+    with pytest.raises(Failed, match=r"web1 has no group caddy\. Try: salt-ssh web1 state\.apply"):
+        site.show(str(folder))

@@ -1,7 +1,10 @@
 """What people read, and what nobody may read."""
 
+import json
+
 import pytest
 from goldenpath import text
+from goldenpath.errors import Failed
 
 CANARY = "s3cr3t-canary"
 
@@ -62,3 +65,11 @@ def test_seconds_for_people(seconds, told):
 def test_an_age_is_counted_from_either_spelling():
     for when in (text.now(), text.now().replace("Z", ".123456789+00:00")):
         assert 0 <= text.age(when) < 60
+
+
+def test_nothing_that_a_terminal_obeys_is_in_a_sentence_or_an_answer():
+    evil = "\x1b]52;c;ZXZpbA==\x07clear\x1b[2J\x9b1m\r"
+    failed = Failed(f"{evil} is no ref", tail=f"last\nlines {evil}")
+    for told in (str(failed), failed.tail, json.dumps(text.shown({evil: [evil, {"a": (evil, 1, None)}]}))):
+        assert not set(told) & {"\x1b", "\x07", "\x9b", "\r"}
+    assert failed.tail.count("\n") == 1 and text.shown(7) == 7

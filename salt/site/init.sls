@@ -88,7 +88,10 @@ site-facts-{{ slug }}:
     - contents: |
         {{ {"slug": slug, "user": user, "root": root, "domains": site.domains, "health": site.health,
             "tls": site.tls, "celery": site.celery, "redis": site.redis,
-            "postgres": site.postgres, "secrets": site.secrets | list} | tojson }}
+            "postgres": site.postgres, "workers": site.workers, "limits": site.limits, "max_body": site.max_body,
+            "repo": site.repo | regex_replace("^(https?://)[^/@]*@", "\\1"), "ref": site.ref,
+            "directory": site.directory, "project": site.project, "settings": site.settings,
+            "requirements": site.requirements, "secrets": site.secrets | list} | tojson }}
     - mode: '0644'
     - require:
         - file: base-state-directory

@@ -130,3 +130,29 @@ def test_what_caddy_serves_is_for_nobody_else(site, folder, monkeypatch):
     monkeypatch.setattr(sites.grp, "getgrnam", none)
     with pytest.raises(Failed, match=r"web1 has no group caddy\. Try: salt-ssh web1 state\.apply"):
         site.show(str(folder))
+
+
+def test_what_a_run_says_is_written_down_without_a_secret(site):
+    site.facts.update(repo="https://user:s3cr3t@git.example/acme.git", ref="v2")
+    sites.load(site.slug, site.facts).remember()
+    known = json.loads(pathlib.Path(host.SITES, f"{site.slug}.json").read_text())
+    assert (known["repo"], known["ref"], known["project"]) == ("https://git.example/acme.git", "v2", "acme_kitchens")
+    assert known["domains"] == site.facts["domains"] and known["secrets"] == sorted(site.facts["secrets"])
+    assert "s3cr3t" not in json.dumps(known)
+
+
+def test_what_was_provisioned_stays_what_was_provisioned(site):
+    """A deploy does not take away that state.apply is still owed."""
+    written(site.slug, domains=["old.example"], secrets=[], ref="v1", tls="acme")
+    found = sites.load(site.slug, {**site.facts, "ref": "v2", "tls": "acme"})
+    assert found.unprovisioned() == (
+        f"web1 was provisioned with another value of domains for {site.slug}; the pillar's counts for this run. "
+        "Try: salt-ssh web1 state.apply"
+    )
+    found.remember()
+    again = sites.load(site.slug)
+    assert (again.domain, again.facts["ref"]) == ("old.example", "v1") and again.unprovisioned() == ""
+    # And what is known whole is not written again: state.apply would find a change.
+    before = os.stat(f"{host.SITES}/{site.slug}.json").st_mtime_ns
+    sites.load(site.slug, site.facts).remember()
+    assert os.stat(f"{host.SITES}/{site.slug}.json").st_mtime_ns == before

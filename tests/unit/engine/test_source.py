@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from goldenpath import process, sandbox, source
+from goldenpath import process, sandbox, source, text
 from goldenpath import site as sites
 from goldenpath.errors import Failed
 
@@ -279,7 +279,7 @@ def test_redacted(site):
         ("git@git.example:acme.git", "git@git.example:acme.git"),
         ("/srv/git/acme.git", "/srv/git/acme.git"),
     ):
-        assert site.module.redacted(repo) == shown
+        assert text.without_credentials(repo) == shown
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ def deploy(site, ref=None, who="unknown", wait=0):
     preflight.gate()
     with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
         this = run.Run(site, who, held)
+        this.notes += filter(None, [site.unprovisioned()])
         with this.step("preflight"):
             preflight.look(this)
         with this.step("clean"):

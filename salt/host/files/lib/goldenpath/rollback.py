@@ -25,6 +25,7 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
     when = text.now()
     with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
         this = run.Run(site, who, held)
+        this.notes += filter(None, [site.unprovisioned()])
         with this.step("clean"):
             steps.clean(this)
         before = site.current

@@ -6,7 +6,7 @@ import grp
 import os
 import pwd
 
-from . import env, files, host
+from . import env, files, host, text
 from .errors import Failed, Refused
 
 SRV = "/srv/sum"
@@ -19,19 +19,21 @@ HISTORY = "releases.jsonl"
 OWED = "restart.owed"
 MAINTENANCE = "maintenance"
 OPERATOR, OURS = "operator", "deploy"
-# What a host may know of a site without a pillar.
-_REMEMBERED = ("domains", "health", "tls", "celery", "redis", "postgres")
+# What a host knows of a site without a pillar: what it was provisioned with, and what a deploy needs.
+_PROVISIONED = ("domains", "health", "tls", "celery", "redis", "postgres", "workers", "limits", "max_body")
+_RELEASED = ("repo", "ref", "directory", "project", "settings", "requirements")
 
 
 class Site:
     """
     One site of this host.
 
-    slug: its name. facts: its pillar, or what ``/etc/goldenpath/sites/<slug>.json`` has of it.
+    slug: its name. facts: its pillar, or what ``/etc/goldenpath/sites/<slug>.json`` has of it. written: what that file
+    has, where the facts are a pillar's.
     """
 
-    def __init__(self, slug, facts):
-        self.slug, self.facts = slug, facts
+    def __init__(self, slug, facts, written=None):
+        self.slug, self.facts, self.written = slug, facts, written or {}
         self.root = f"{SRV}/{slug}"
         # Unix user, Postgres role and database have one name.
         self.name = f"sum-{slug}"
@@ -135,14 +137,29 @@ class Site:
         return [value for name, value in values.items() if name == "DJANGO_SECRET_KEY" or name in named]
 
     def remember(self):
-        """Write down what a run's pillar says, for a host that saw no state.apply of today: no secret, their names."""
+        """
+        Write down what a run's pillar says and this host does not know yet, as one that saw no state.apply of today. No
+        secret, but their names.
+        """
         path = f"{host.SITES}/{self.slug}.json"
         known = files.read_json(path)
+        told = {key: self.facts[key] for key in (*_PROVISIONED, *_RELEASED) if key in self.facts and key not in known}
+        if "repo" in told:
+            told["repo"] = text.without_credentials(told["repo"])
         if "secrets" not in known:
-            told = {key: self.facts[key] for key in _REMEMBERED if key in self.facts}
-            files.write_json(
-                path, {**known, **told, "slug": self.slug, "secrets": sorted(self.facts["secrets"])}, 0o644
-            )
+            told.update(slug=self.slug, secrets=sorted(self.facts["secrets"]))
+        if told:
+            files.write_json(path, {**known, **told}, 0o644)
+
+    def unprovisioned(self):
+        """What this run's pillar says otherwise than the host was provisioned with: a remark, or an empty string."""
+        names = [key for key in _PROVISIONED if key in self.written and self.written[key] != self.facts.get(key)]
+        if not names:
+            return ""
+        return (
+            f"{host.name()} was provisioned with another value of {', '.join(names)} for {self.slug}; the pillar's "
+            f"counts for this run. Try: {host.command('state.apply')}"
+        )
 
     # The maintenance page: Caddy shows it while the file is there; its text is who put it up.
 
@@ -179,7 +196,7 @@ def load(slug, pillar=None):
     if not written and not pillar:
         known = ", ".join(host.slugs()) or "none"
         raise Refused(f"{host.name()} has no site {slug!r:.80}. Known: {known}. Try: one of them")
-    return Site(slug, {**written, **(pillar or {})})
+    return Site(slug, {**written, **(pillar or {})}, written if pillar else None)
 
 
 def every():

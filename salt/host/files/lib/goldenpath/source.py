@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import sandbox
 from .errors import Failed
+from .text import without_credentials
 
 GIT, FIND = "/usr/bin/git", "/usr/bin/find"
 LFS = "/usr/bin/git-lfs"
@@ -35,14 +36,6 @@ def valid_ref(ref):
     )
 
 
-def redacted(repo):
-    """A repository's address without the credentials that an URL may carry, for messages and logs."""
-    parts = urlsplit(repo)
-    if parts.scheme not in ("http", "https"):
-        return repo  # ssh://git@host names a user, no secret
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def fetch(site, ref, log=None):
     """
     Bring the site's mirror up to date and resolve a ref; a tag wins over a branch of the same name.
@@ -51,7 +44,7 @@ def fetch(site, ref, log=None):
     no ref, a repository that cannot be read, and a ref that it does not have.
     """
     repo, mirror = site.facts["repo"], _mirror(site)
-    shown = redacted(repo)
+    shown = without_credentials(repo)
     if not valid_ref(ref):
         raise Failed(f"{ref!r} is no tag, branch or commit. Try: git ls-remote {shown}"[:400])
     commit, paths = re.fullmatch(r"[0-9a-f]{40}", ref), _is_path(repo)
@@ -88,7 +81,7 @@ _EVERYTHING = ("--prune", "--force", "--no-tags", "+refs/heads/*:refs/heads/*", 
 def _fetching(mirror, repo, wanted, optional=False):
     options = [word for word in wanted if word.startswith("--")]
     refs = [word for word in wanted if not word.startswith("--")]
-    argv = [GIT, "fetch", "--quiet", *options, *_transport(repo), "--", redacted(repo), *refs]
+    argv = [GIT, "fetch", "--quiet", *options, *_transport(repo), "--", without_credentials(repo), *refs]
     return argv, mirror, optional
 
 
@@ -132,7 +125,7 @@ def checkout(site, sha, folder, log=None):
         site,
         [
             ([GIT, "clone", "--quiet", "--local", "--no-checkout", _mirror(site), folder], "/", False),
-            ([GIT, "-C", folder, "remote", "set-url", "origin", redacted(site.facts["repo"])], "/", False),
+            ([GIT, "-C", folder, "remote", "set-url", "origin", without_credentials(site.facts["repo"])], "/", False),
             ([GIT, "-C", folder, *lfs, "checkout", "--quiet", "--detach", sha], "/", False),
             # Asked last, and only where it matters.
             *([] if lfs else [([GIT, "-C", folder, "grep", "--quiet", "filter=lfs", "--", ".gitattributes",
@@ -182,7 +175,7 @@ def _credentials(repo):
         return {}
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     # Of the whole server: private submodules lie beside the repository.
-    server = urlsplit(redacted(repo))._replace(path="/", query="", fragment="").geturl()
+    server = urlsplit(without_credentials(repo))._replace(path="/", query="", fragment="").geturl()
     return {f"http.{server}.extraHeader": "Authorization: Basic " + base64.b64encode(pair.encode()).decode()}
 
 

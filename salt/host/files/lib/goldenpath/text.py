@@ -3,6 +3,7 @@
 import datetime
 import re
 import time
+import urllib.parse
 
 # A shorter value is a word that stands in many a sentence.
 SHORTEST_SECRET = 4
@@ -60,6 +61,14 @@ def shown(answer):
     if isinstance(answer, (list, tuple)):
         return [shown(each) for each in answer]
     return answer
+
+
+def without_credentials(address):
+    """An address without the credentials that an URL may carry, for messages, logs and files that all may read."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        return address  # ssh://git@host names a user, no secret
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def lines_of(output):

@@ -10,7 +10,7 @@ APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli g
   openssh-client:/usr/bin/ssh gcc:/usr/bin/gcc python3-dev:/usr/bin/python3-config
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab lint test-fast test-hosts test demo demo-info demo-down bench trial-upgrade clean
+.PHONY: help setup lab lint servers test-fast test-hosts test demo demo-info demo-down bench trial-upgrade clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,11 @@ lint: setup ## ruff, and the house rules that a program can check
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/pytest -q tests/lint
 
-test-fast: setup ## all tests that need no host, about a minute
+servers: ## the servers that fast tests start for themselves; nothing runs afterwards
+	@test -n "$(wildcard /usr/lib/postgresql/*/bin/initdb)" || \
+	  { echo "Installing postgresql, without a cluster"; $(SUDO) tests/install-postgres; }
+
+test-fast: setup servers ## all tests that need no host, about a minute
 	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
 	@$(BIN)/python -m tests.pythons
 

@@ -24,7 +24,7 @@ setup: .venv/.complete ## the controller: .venv with Salt and the test tools
 	    apt-get install -qq --no-install-recommends $$missing >/dev/null; fi
 	@echo "Installing Salt into .venv"
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r constraints.txt
+	@$(BIN)/python config/install.py $(BIN)/python -r constraints.txt
 	@mkdir -p .salt/cache/proc && touch $@
 
 lab: setup ## what this machine needs to boot throwaway hosts

@@ -38,8 +38,15 @@ def equipped(version, python):
     folder = HOME / version
     if not (folder / ".complete").exists():
         subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-c", ROOT / "constraints.txt", *NEEDS], check=True)
+        argv = [
+            sys.executable,
+            ROOT / "config/install.py",
+            folder / "bin/python",
+            "-c",
+            ROOT / "constraints.txt",
+            *NEEDS,
+        ]
+        subprocess.run(argv, check=True)
         (folder / ".complete").touch()
     return folder / "bin/python"
 

@@ -13,7 +13,7 @@ from goldenpath import health, process, units
 @pytest.fixture
 def front(monkeypatch):
     """The module on a host whose Caddy runs with valid files; `facts` changes that, `port` is its port 443."""
-    facts = {"state": "active", "code": 0, "said": ""}
+    facts = {"state": "active", "code": 0, "said": "", "buffer": [{"LoadState": "loaded", "ActiveState": "active"}]}
     run = process.run
 
     def answer(argv, **options):
@@ -23,6 +23,7 @@ def front(monkeypatch):
 
     monkeypatch.setattr(process, "run", answer)
     monkeypatch.setattr(units, "show", lambda unit, name: facts["state"])
+    monkeypatch.setattr(units, "facts", lambda names, unit: facts["buffer"])
     monkeypatch.setattr(module, "facts", facts, raising=False)
     monkeypatch.setattr(module, "port", None, raising=False)
     monkeypatch.setattr(health, "FRONT", Door())
@@ -93,3 +94,20 @@ def test_invalid_files(front):
         "Caddy's files on web1 are not valid: Error: adapting config: unknown directive 'tsl'. "
         "Try: salt-ssh web1 state.apply caddy"
     ]
+
+
+@pytest.mark.parametrize(
+    ("load", "active", "down"),
+    [
+        ("loaded", "active", False),
+        ("loaded", "failed", True),
+        ("loaded", "inactive", True),
+        ("not-found", "inactive", False),
+    ],
+)
+def test_what_stands_behind_caddy_runs_too(front, tmp_path, load, active, down):
+    """A host of before it was there has none, and is not at fault."""
+    front.facts["buffer"] = [{"LoadState": load, "ActiveState": active}]
+    front.port = serve(tmp_path, 2)
+    told = front.faults("acme.example")
+    assert told == ["nginx, behind Caddy, is not running on web1. Try: systemctl status goldenpath-buffer"] * down

@@ -19,6 +19,10 @@ def faults(domain):
     name = host.name()
     if units.show("caddy.service", "ActiveState") not in ("active", "reloading"):
         return [f"Caddy is not running on {name}. Try: systemctl status caddy"]
+    # A host of before has none: Caddy asks gunicorn itself there.
+    (buffer,) = units.facts(("LoadState", "ActiveState"), "goldenpath-buffer.service") or [{}]
+    if buffer.get("LoadState") == "loaded" and buffer.get("ActiveState") not in ("active", "reloading"):
+        return [f"nginx, behind Caddy, is not running on {name}. Try: systemctl status goldenpath-buffer"]
     valid = process.run(VALIDATE, timeout=60)
     if valid.code:
         reason = (text.lines_of(valid.output) or ["no message"])[-1].rstrip(".")[:300]

@@ -18,6 +18,8 @@ SECRET = "s3cr3t-canary"
 def systemd(site, monkeypatch):
     """What systemd-run is asked for, with the variables that it is given; it answers as a test says."""
     calls = []
+    os.makedirs(site.root, exist_ok=True)
+    monkeypatch.setattr(type(site), "owner", lambda site: (os.getuid(), os.getgid()))
 
     def run(argv, text=None, feed=None, timeout=None, **_):
         if argv[0] != sandbox.SYSTEMD_RUN:
@@ -50,6 +52,13 @@ def test_as_the_sites_user_with_nothing_to_gain(systemd, site):
     for wanted in ("NoNewPrivileges=yes", "CapabilityBoundingSet=", "ProtectSystem=strict", "RestrictNamespaces=yes",
                    f"ReadWritePaths={site.root}", "TasksMax=512"):  # fmt: skip
         assert wanted in properties(argv)
+
+
+def test_a_host_of_before_gets_a_place_for_temporary_files(systemd, site):
+    for _ in range(2):
+        REAL(site, ["/usr/bin/true"])
+        assert f"BindPaths={site.root}/tmp:/var/tmp" in properties(systemd.calls[-1][0])
+    assert os.stat(f"{site.root}/tmp").st_mode & 0o777 == 0o700
 
 
 def test_one_text_says_what_the_sandbox_is():
@@ -152,6 +161,7 @@ def test_each_command_is_in_the_log(site, tmp_path):
 def test_a_command_for_a_person(site, monkeypatch):
     asked = []
     monkeypatch.setattr(process, "attached", lambda argv: asked.append(argv) or 7)
+    monkeypatch.setattr(type(site), "owner", lambda site: (os.getuid(), os.getgid()))
     monkeypatch.setattr(units, "own", lambda: "")
     with pytest.raises(Refused, match="has no release yet"):
         manage.attach(site, ["check"])
@@ -168,6 +178,7 @@ def test_a_command_for_a_person(site, monkeypatch):
 def test_any_command_for_a_person(site, monkeypatch):
     asked = []
     monkeypatch.setattr(process, "attached", lambda argv: asked.append(argv) or 0)
+    monkeypatch.setattr(type(site), "owner", lambda site: (os.getuid(), os.getgid()))
     os.makedirs(site.root)
     with pytest.raises(Refused, match="no command"):
         manage.attach_command(site, [])

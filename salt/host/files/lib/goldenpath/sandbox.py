@@ -114,12 +114,21 @@ def _environment(unit, values):
         files.remove(path)
 
 
+def _temporary(site):
+    """Where the site's temporary files lie: a folder of its own, also on a host of before there was one."""
+    place = site.path("tmp")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(place, 0o700)
+        os.chown(place, *site.owner())
+    return place
+
+
 def _words(site, unit, environment, cwd, more=()):
     limits = [word for each in (*properties(), *_LIMITS, *more) for word in ("-p", each)]
     return [
         SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit}", f"--uid={site.name}", f"--gid={site.name}",
         f"--description={site.slug}: a command of a deploy or a person", f"--slice={site.slice}", *limits,
-        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths=-{site.path('tmp')}:{TEMPORARY}",
+        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths={_temporary(site)}:{TEMPORARY}",
         "-p", f"EnvironmentFile={environment}", "-p", f"WorkingDirectory={cwd}", *units.bound(),
     ]  # fmt: skip
 

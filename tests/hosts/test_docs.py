@@ -41,9 +41,9 @@ def test_on_the_host(trixie, line):
 
 
 def test_manage_by_hand(trixie):
-    by_hand = "\n".join(lines("Where things lie"))
-    assert "manage.py shell" in by_hand
-    assert "no issues" in trixie.sh(by_hand.replace("manage.py shell", "manage.py check"))
+    shell, psql = lines("Where things lie")
+    assert "no issues" in trixie.sh(shell.replace(" shell", " check"))
+    assert trixie.sh(f"echo 'SELECT current_user' | {psql} -qAt") == "sum-acme-kitchens"
 
 
 def test_a_key_for_a_private_repository(trixie):

@@ -56,7 +56,8 @@ def own():
 def bound():
     """For systemd-run, inside a unit of ours: what is begun ends with that one, whatever ends it."""
     unit = own()
-    return ["-p", f"BindsTo={unit}", "-p", f"After={unit}"] if unit else []
+    # Without After=: a job of a timer is starting as long as it works, and each would wait for the other.
+    return ["-p", f"BindsTo={unit}"] if unit else []
 
 
 # gunicorn, an instance per release.

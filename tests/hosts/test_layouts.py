@@ -244,6 +244,33 @@ def test_a_change_in_a_package_beside_it_is_released(sites):
     assert "19" in world.sh(f"cat {venv}/lib/python3*/site-packages/pricing/__init__.py")
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ('DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE / "db.sqlite3"}}',
+         "The database 'default' is SQLite at "),
+        ('MEDIA_ROOT = BASE / "media"\nINSTALLED_APPS.append("shop")', "Uploads are kept in "),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_with_the_release_is_refused(sites, settings, sentence):
+    """A green deploy, and at the next one everything that visitors left is gone."""
+    world = sites.world
+    before = world.sh("readlink /srv/sum/shop/current")
+    own = sites.shop.folder / "backend/shop/settings.py"
+    model = "from django.db import models\nclass Upload(models.Model):\n    file = models.FileField()\n"
+    changes = {"backend/shop/settings.py": f"{own.read_text()}\n{settings}\n", "backend/shop/models.py": model}
+    original = own.read_text()
+    sites.shop.commit("Kept elsewhere", changes)
+    sites.shop.publish(world.host)
+    try:
+        status, output = world.deploy(site="shop")
+        assert status != 0 and sentence in output and "inside the release" in output, output
+        assert world.sh("readlink /srv/sum/shop/current") == before and sites.health("shop")[0] == 200
+    finally:
+        sites.shop.commit("As it was", {"backend/shop/settings.py": original, "backend/shop/models.py": ""})
+        sites.shop.publish(world.host)
+
+
 def test_src_requirements_elsewhere_and_a_submodule(sites):
     world = sites.world
     shop = world.sh("readlink /srv/sum/shop/current")

@@ -177,7 +177,9 @@ class Host:
         env = env or {}
         output, codes = "", {}
         for optional, name, *words in commands:
-            key = "migrate --check" if "--check" in words else name
+            if optional == "after" and codes.get("migrate"):
+                continue
+            key = "migrate --check" if "--check" in words else "migrate again" if optional == "after" else name
             self.event(key, env.get("PGOPTIONS"))
             code = int(self.pending) if key == "migrate --check" else 0
             if key in self.fails:

@@ -5,7 +5,7 @@ import glob
 import os
 import time
 
-from . import env, files, heal, history, host, journal, manage, pgdump, postgres, source, text, units, venv
+from . import env, files, heal, history, host, journal, keeping, manage, pgdump, postgres, source, text, units, venv
 from .errors import Failed
 from .preflight import FREE_BYTES
 
@@ -136,17 +136,19 @@ def environment(run, release, ref, sha):
 
 def static(run, release):
     """check --deploy for show, static files, and whether migrations are pending."""
-    pending = [True, "migrate", "--check", "--verbosity", "0"]
-    codes, output = manage.run(
-        run.site, release,
-        [[True, "check", "--deploy"], [False, "collectstatic", "--noinput", "--verbosity", "0"], pending],
-    )  # fmt: skip
+    # What is squashed is written down by `migrate` alone: a site whose squashed migrations never are could not be
+    # deployed any more, once those that they stand for are gone.
+    pending = [[True, "migrate", "--check", "--verbosity", "0"], ["after", "migrate", "--noinput", "--verbosity", "0"]]
+    collect = [False, "collectstatic", "--noinput", "--verbosity", "0"]
+    patient = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT}"}
+    codes, output = manage.run(run.site, release, [[True, "check", "--deploy"], collect, *pending], env=patient)
     if codes.get("collectstatic") != 0 and "Unknown command: 'collectstatic'" in output:
-        codes, output = manage.run(run.site, release, [pending])
+        codes, output = manage.run(run.site, release, pending, env=patient)
     elif codes.get("collectstatic") != 0:
         raise Failed(f"manage.py collectstatic failed: {_last(output)}", text.tail(output))
     if "migrate" not in codes:
         raise Failed(f"manage.py migrate --check failed: {_last(output)}", text.tail(output))
+    run.notes += keeping.judged(run.site, release, output)
     checks = [line for line in output.splitlines() if line.startswith("?: (") or "(security." in line]
     if checks:
         run.notes.append(f"manage.py check --deploy has {len(checks)} remarks, the first: {checks[0][:200]}")

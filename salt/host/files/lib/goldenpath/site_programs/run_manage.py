@@ -3,18 +3,45 @@
 Runs manage.py commands in one process, because each start of Django costs most of a second.
 
 It runs under a site's own interpreter and imports nothing of the engine. Its argument is a JSON list of commands, each
-``[optional, name, argument, ...]``; it tells how each ended, and stops where one that is not optional fails. manage.py
-itself is run, because sites prepare sys.path in it.
+``[optional, name, argument, ...]``; it tells how each ended, and stops where one that is not optional fails. One whose
+first word is ``after`` is run where the one before it went well, and is optional. manage.py itself is run, because
+sites prepare sys.path in it. At the end it tells the settings that are in force, as a line ``::settings`` of JSON.
 """
 
+import contextlib
 import json
 import runpy
 import sys
 
+
+def settings():
+    """Where the site keeps what it must not lose, as its own process has it."""
+    from django.apps import apps
+    from django.conf import settings
+    from django.core.files.storage import FileSystemStorage
+    from django.db.models import FileField
+
+    if not settings.configured or not apps.ready:
+        return None
+    fields = (
+        field for model in apps.get_models() for field in model._meta.get_fields() if isinstance(field, FileField)
+    )
+    return {
+        "databases": {
+            alias: {"engine": str(known.get("ENGINE", "")), "name": str(known.get("NAME", ""))}
+            for alias, known in settings.DATABASES.items()
+        },
+        "uploads": sorted({str(f.storage.location) for f in fields if isinstance(f.storage, FileSystemStorage)}),
+    }
+
+
 # As it is where Python runs manage.py: the folder that is worked in, and not this program's.
 sys.path[0] = ""
 
+code = 0
 for optional, *argv in json.loads(sys.argv[1]):
+    if optional == "after" and code:
+        continue
     print("$ manage.py", *argv, flush=True)
     sys.argv = ["manage.py", *argv]
     code = 0
@@ -27,3 +54,8 @@ for optional, *argv in json.loads(sys.argv[1]):
     print("::manage", argv[0], code or 0, flush=True)
     if code and not optional:
         sys.exit(1)
+
+# Of a site that is not set up by manage.py, or that breaks here, nothing is told.
+with contextlib.suppress(Exception):
+    if told := settings():
+        print("::settings", json.dumps(told), flush=True)

@@ -1,0 +1,121 @@
+"""Where a site keeps what it must not lose: what its own settings say, and what is made of it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from goldenpath import keeping, sandbox
+from goldenpath.errors import Failed
+
+POSTGRES, SQLITE = "django.db.backends.postgresql", "django.db.backends.sqlite3"
+
+
+def told(databases=None, uploads=()):
+    known = {alias: {"engine": engine, "name": name} for alias, (engine, name) in (databases or {}).items()}
+    return "$ manage.py check\n::settings " + json.dumps({"databases": known, "uploads": list(uploads)}) + "\n"
+
+
+def test_what_the_tree_gave_is_no_remark(site):
+    output = told({"default": (POSTGRES, site.name)}, [site.path("media"), site.path("media/private")])
+    assert keeping.judged(site, "r1", output) == []
+
+
+@pytest.mark.parametrize("output", ["", "nothing", *(f"::settings {each}" for each in ("{", "[]", "null", '"x"'))])
+def test_a_site_that_tells_nothing_is_not_judged(site, output):
+    assert keeping.judged(site, "r1", output) == []
+
+
+@pytest.mark.parametrize("name", ["{src}/db.sqlite3", "db.sqlite3", "{src}/../src/data/db", "{root}/releases/r0/db"])
+@pytest.mark.parametrize("alias", ["default", "audit"])
+def test_a_database_inside_the_release_is_refused(site, name, alias):
+    """The next deploy would begin with an empty one, and be green."""
+    place = name.format(src=site.release("r1", "src"), root=site.root)
+    databases = {"default": (POSTGRES, site.name), alias: (SQLITE, place)}
+    with pytest.raises(Failed, match=rf"^The database '{alias}' is SQLite .* inside the release: .* read DJANGO_"):
+        keeping.judged(site, "r1", told(databases))
+
+
+@pytest.mark.parametrize(
+    ("databases", "remark"),
+    [
+        ({"default": (SQLITE, "/srv/sum/acme-kitchens/media/db.sqlite3")}, "'default' (sqlite3, /srv/sum"),
+        ({"default": (SQLITE, "/var/lib/sum-acme-kitchens/db")}, "'default' (sqlite3, /var/lib"),
+        ({"default": (POSTGRES, "elsewhere")}, "'default' (postgresql, elsewhere)"),
+        ({"default": ("django.db.backends.mysql", "shop")}, "'default' (mysql, shop)"),
+    ],
+)
+def test_a_database_that_stays_and_is_in_no_backup_is_told(site, databases, remark):
+    (found,) = keeping.judged(site, "r1", told(databases))
+    assert remark in found and "is in no backup" in found
+
+
+def test_a_second_postgres_database_is_the_sites_own_affair(site):
+    assert keeping.judged(site, "r1", told({"default": (POSTGRES, site.name), "other": (POSTGRES, "x")})) == []
+
+
+def test_uploads_inside_the_release_are_refused(site):
+    with pytest.raises(Failed, match=r"^Uploads are kept in .*/src/media, inside the release: .*DJANGO_MEDIA_ROOT"):
+        keeping.judged(site, "r1", told({}, [site.release("r1", "src/media")]))
+    (remark,) = keeping.judged(site, "r1", told({}, ["/srv/uploads"]))
+    assert "/srv/uploads" in remark
+
+
+# What run_manage.py tells, with a Django that is played by a few modules of its names.
+
+CONF = """
+class settings:
+    configured = True
+    DATABASES = {"default": {"ENGINE": "e", "NAME": "n"}}
+"""
+DJANGO = {
+    "django/__init__.py": "",
+    "django/apps.py": "class apps:\n    ready = True\n    get_models = staticmethod(lambda: MODELS)\nMODELS = []\n",
+    "django/conf.py": CONF,
+    "django/core/__init__.py": "", "django/core/files/__init__.py": "", "django/db/__init__.py": "",
+    "django/core/files/storage.py": "class FileSystemStorage:\n    location = '/somewhere'\n",
+    "django/db/models.py": "class FileField:\n    pass\n",
+    "manage.py": """
+import sys
+from django.apps import MODELS
+from django.core.files.storage import FileSystemStorage
+from django.db.models import FileField
+field = FileField(); field.storage = FileSystemStorage()
+other = FileField(); other.storage = object()
+class Model:
+    class _meta:
+        get_fields = staticmethod(lambda: [field, other, "no field"])
+MODELS[:] = [Model]
+sys.exit(int(sys.argv[-1]) if sys.argv[-1].isdigit() else 0)
+""",
+}  # fmt: skip
+
+
+def manage(folder, *commands, **changes):
+    for name, text in {**DJANGO, **changes}.items():
+        path = pathlib.Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    argv = [sys.executable, f"{sandbox.PROGRAMS}/run_manage.py", json.dumps(commands)]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    return [line for line in done.stdout.splitlines() if line.startswith("::")]
+
+
+def test_the_settings_in_force_are_told(tmp_path):
+    said = manage(tmp_path, [True, "check"])
+    assert json.loads(said[-1].partition(" ")[2]) == {
+        "databases": {"default": {"engine": "e", "name": "n"}}, "uploads": ["/somewhere"],
+    }  # fmt: skip
+
+
+def test_a_site_that_breaks_there_breaks_nothing(tmp_path):
+    assert manage(tmp_path, [True, "check"], **{"django/conf.py": "raise RuntimeError\n"})[-1] == "::manage check 0"
+
+
+@pytest.mark.parametrize(("code", "ran"), [("0", ["0", "0"]), ("1", ["1"])])
+def test_after_is_run_where_the_one_before_it_went_well(tmp_path, code, ran):
+    """As `migrate` after `migrate --check`: squashed migrations are written down by it, and by nothing else."""
+    said = manage(tmp_path, [True, "migrate", code], ["after", "migrate"])
+    assert [line.split()[2] for line in said if line.startswith("::manage")] == ran

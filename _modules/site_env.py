@@ -191,7 +191,7 @@ def write(slug, values):
     """
     group = f"sum-{slug}"
     target = path(slug)
-    temporary = target + ".new"
+    temporary, before = target + ".new", target + ".before"
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
             os.fchown(out.fileno(), 0, __salt__["file.group_to_gid"](group))
@@ -199,6 +199,9 @@ def write(slug, values):
             out.write(dump(values))
             out.flush()
             os.fsync(out.fileno())
+        # Until the live release is proven with the new one: what it runs with now. An older one stays what it is.
+        if os.path.exists(target) and not os.path.exists(before):
+            os.link(target, before)
         os.replace(temporary, target)
     except (OSError, TypeError) as exc:
         raise CommandExecutionError(

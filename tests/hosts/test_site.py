@@ -98,6 +98,24 @@ def test_environment_file_is_the_sites_alone(world):
     } <= names  # fmt: skip
 
 
+def test_a_changed_variable_that_breaks_the_site_takes_it_not_down(trixie):
+    pids = f"systemctl show -p MainPID sum-{SLUG}-celery 'sum-{SLUG}-gunicorn@*.service'"
+    before, running = trixie.sh(f"cat {ROOT}/.env"), trixie.sh(pids)
+    known = trixie.pillar["sites"][SLUG].get("settings")
+    try:
+        trixie.write_pillar(settings="no_such_module.settings")
+        states = trixie.apply("site")
+        result, _, comment = states[f"site-live-{SLUG}|{SLUG}"]
+        assert result is False and "does not load with its changed environment: ModuleNotFoundError" in comment
+        assert "The environment of before is back" in comment
+        assert trixie.sh(pids) == running and trixie.health() == (200, "ok")
+        assert trixie.sh(f"cat {ROOT}/.env") == before
+    finally:
+        trixie.pillar["sites"][SLUG].pop("settings")
+        trixie.write_pillar(**({"settings": known} if known else {}))
+    assert {key: state for key, state in trixie.apply("site").items() if state[0] is not True or state[1]} == {}
+
+
 def test_a_site_cannot_reach_another_ones_database(bookworm):
     bookworm.sh("runuser -u postgres -- psql -qc 'CREATE ROLE \"sum-other\" LOGIN'")
     try:

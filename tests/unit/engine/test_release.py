@@ -153,6 +153,9 @@ class Host:
         return str(venv), reused
 
     def program(self, site, release, name, *argv, timeout, env=None, feed=None):
+        if name == "load_site.py":
+            self.event("load", *argv)
+            return process.Done(int("load" in self.fails), self.fails.get("load", ""), "")
         assert name == "celery_proof.py" and argv[:2] == (site.facts["project"], SLUG) and feed() == "42"
         self.event("worker", release)
         return process.Done(int("worker" in self.fails), self.fails.get("worker", ""), "")
@@ -1113,6 +1116,61 @@ def test_settled(host):
     systemd = Systemd(host)
     assert settle.unsettled(host.it) == settle.settle(host.it) == []
     assert systemd.calls == []
+
+
+@pytest.fixture
+def changed(host):
+    """A live site whose environment was just written anew, and is not proven."""
+    host.site["celery"] = {"worker": True, "beat": True, "concurrency": 2}
+    live = host.deploy()["release"]
+    systemd = Systemd(host)
+    before = (host.folder / ".env").read_text()
+    (host.folder / ".env.before").write_text(before)
+    (host.folder / ".env").write_text(before.replace("smtp.example", "evil.example"))
+    return live, systemd, before
+
+
+def test_a_changed_environment_is_tried_before_anything_is_restarted(host, changed):
+    """It takes no site down: what ran before goes on running."""
+    live, systemd, before = changed
+    host.fails["load"] = f"Traceback\nKeyError: 'EMAIL_HOST' and {SECRET}\n"
+    told = host.refused(settle.settle, host.it, restart=True)
+    assert told == (
+        f"Release {live} of {SLUG} does not load with its changed environment: KeyError: 'EMAIL_HOST' and {text.STARS}."
+        " The environment of before is back, and the site serves. "
+        "Try: the site's `env`, `secrets` and `settings` in the pillar"
+    )
+    assert systemd.calls == [] and (host.folder / ".env").read_text() == before
+    assert settle.unsettled(host.it) == [] and not (host.folder / ".env.before").exists()
+
+
+def test_a_changed_environment_that_is_unhealthy_is_taken_back(host, changed):
+    live, systemd, before = changed
+    answers = iter([{"status": "unhealthy", "message": "no mail"}] * 40)
+    good = host.health
+    host.patch(health, "ask", lambda *_, **__: next(answers) if (host.folder / ".env.before").exists() else good)
+    told = host.refused(settle.settle, host.it, restart=True)
+    assert "restarted with what changed, is not healthy: no mail. The environment of before is back" in told
+    assert (host.folder / ".env").read_text() == before
+    # Restarted with the new one, and once more with the one of before.
+    restarted = [call[2] for call in systemd.calls if call[1] == "restart"]
+    assert restarted.count(f"{live}.service") == restarted.count("celery") == 2
+    assert settle.settle(host.it) == []
+
+
+def test_a_changed_environment_that_is_good_stays(host, changed):
+    live, systemd, before = changed
+    # Also where whoever wrote it was killed before the restart.
+    steps = [f"restart {unit}" for unit in (f"{live}.service", "celery", "beat")]
+    assert settle.unsettled(host.it) == settle.settle(host.it) == steps
+    assert ("load", host.site["project"], "celery") in host.events
+    assert "evil.example" in (host.folder / ".env").read_text() and not (host.folder / ".env.before").exists()
+    assert settle.settle(host.it) == []
+
+
+def test_a_deploy_proves_a_changed_environment_too(host, changed):
+    host.deploy()
+    assert not (host.folder / ".env.before").exists() and settle.unsettled(host.it) == []
 
 
 def test_settle(host):

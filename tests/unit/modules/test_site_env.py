@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pathlib
 import re
 import stat
 import subprocess
@@ -180,6 +181,16 @@ def test_mode_from_the_first_byte_on(env, monkeypatch, umask):
     assert modes == [0o640]
     assert stat.S_IMODE(os.stat(env.path(SLUG)).st_mode) == 0o640
     assert env.read(SLUG) == {"A": "1"}
+
+
+def test_what_the_live_release_runs_with_is_kept_until_it_is_proven(env):
+    before = pathlib.Path(env.path(SLUG) + ".before")
+    env.write(SLUG, {"A": "1"})
+    assert not before.exists()
+    env.write(SLUG, {"A": "2"})
+    env.write(SLUG, {"A": "3"})
+    assert env.load(before.read_text()) == {"A": "1"} and env.read(SLUG) == {"A": "3"}
+    assert stat.S_IMODE(before.stat().st_mode) == 0o640
 
 
 def test_owner(env, monkeypatch):

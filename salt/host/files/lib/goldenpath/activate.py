@@ -33,7 +33,8 @@ def activate(run, release, sha, before, switched=lambda: None):
     # Last: until here going back is one rename.
     with run.step("drain"):
         units.stop(site, [other for other in units.running(site) if other != release])
-    files.remove(site.path(sites.OWED))
+    for name in (sites.OWED, sites.BEFORE):
+        files.remove(site.path(name))
 
 
 def _switch(site, release):

@@ -3,7 +3,7 @@
 import os
 import time
 
-from . import files, health, host, journal, lock, units
+from . import files, health, host, journal, lock, manage, text, units
 from . import site as sites
 from .errors import Failed
 from .text import reason
@@ -17,7 +17,7 @@ def unsettled(site):
     if not site.current:
         return []
     steps = units.unsettled(site)
-    if os.path.exists(site.path(sites.OWED)):
+    if any(os.path.exists(site.path(name)) for name in (sites.OWED, sites.BEFORE)):
         # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
         steps += [f"restart {unit}" for unit in [units.names(site, site.current)[1], *units.background(site)]]
     return steps + [f"serve {name}" for name in site.unserved()]
@@ -32,7 +32,7 @@ def settle(site, restart=False):
     if not site.current:
         return []
     owed = site.path(sites.OWED)
-    if restart:
+    if restart or os.path.exists(site.path(sites.BEFORE)):
         # Until it is done: the next run does not see the change as one.
         with open(owed, "w", encoding="utf-8"):
             pass
@@ -44,17 +44,63 @@ def settle(site, restart=False):
                 "Try: systemctl status goldenpath-heal on the host, then again"
             )
         live, done, began = site.current, unsettled(site), time.time()
-        for step in done:
-            verb, _, unit = step.partition(" ")
-            if verb == "serve":
-                site.serve()
-                continue
-            told = units.systemctl(*verb.split("+"), unit)
-            if told.code:
-                what = f"{unit} does not start again" if verb == "restart" else f"systemctl {verb} {unit} failed"
-                raise Failed(f"{what}: {reason(told.output)}. Try: journalctl -u {unit}")
         if os.path.exists(owed):
-            # gunicorn is ready before its workers have imported the site.
-            health.prove(site, live, f"Release {live} of {site.slug}, restarted with what changed,", began)
-            files.remove(owed)
+            _rehearse(site, live)
+        try:
+            _work(site, live, done, began)
+        except Failed as exc:
+            if not _taken_back(site):
+                raise
+            # What ran before runs again; where it does not, the next run goes on trying.
+            _work(site, live, unsettled(site), time.time())
+            raise Failed(f"{str(exc).partition('. Try: ')[0].rstrip('.')}. {_BACK}", exc.tail) from None
+        files.remove(site.path(sites.BEFORE))
     return done
+
+
+_BACK = (
+    "The environment of before is back, and the site serves. "
+    "Try: the site's `env`, `secrets` and `settings` in the pillar"
+)
+
+
+def _rehearse(site, live):
+    """
+    A changed environment with which the live release could not even be loaded takes no site down. Raises Failed; the
+    environment of before is back then, and nothing was restarted.
+    """
+    if not os.path.exists(site.path(sites.BEFORE)):
+        return
+    words = [site.environment(live).get("PROJECT", site.facts.get("project", "")), *["celery"] * site.celery["worker"]]
+    done = manage.program(site, live, "load_site.py", *words, timeout=120)
+    if done.code and _taken_back(site):
+        files.remove(site.path(sites.OWED))
+        why = text.masked(reason(done.output), site.secrets())
+        raise Failed(f"Release {live} of {site.slug} does not load with its changed environment: {why}. {_BACK}")
+
+
+def _taken_back(site):
+    """Whether there was an environment of before, which is in its place again."""
+    before = site.path(sites.BEFORE)
+    if not os.path.exists(before):
+        return False
+    os.rename(before, site.path(".env"))
+    site.secure()
+    return True
+
+
+def _work(site, live, steps, began):
+    owed = site.path(sites.OWED)
+    for step in steps:
+        verb, _, unit = step.partition(" ")
+        if verb == "serve":
+            site.serve()
+            continue
+        told = units.systemctl(*verb.split("+"), unit)
+        if told.code:
+            what = f"{unit} does not start again" if verb == "restart" else f"systemctl {verb} {unit} failed"
+            raise Failed(f"{what}: {reason(told.output)}. Try: journalctl -u {unit}")
+    if os.path.exists(owed):
+        # gunicorn is ready before its workers have imported the site.
+        health.prove(site, live, f"Release {live} of {site.slug}, restarted with what changed,", began)
+        files.remove(owed)

@@ -17,6 +17,8 @@ LOCK = "deploy.lock"
 HISTORY = "releases.jsonl"
 # A restart that state.apply could not do yet.
 OWED = "restart.owed"
+# The environment with which the live release runs, while another one is written and not yet proven.
+BEFORE = ".env.before"
 MAINTENANCE = "maintenance"
 OPERATOR, OURS = "operator", "deploy"
 # What a host knows of a site without a pillar: what it was provisioned with, and what a deploy needs.

@@ -179,7 +179,8 @@ def _live(name, restart):
         else:
             steps = __salt__["release.settle"](name, site, restart)
     except CommandExecutionError as exc:
-        ret.update(result=False, comment=str(exc))
+        # Without the last, Salt would go on to `mod_watch`, whose result takes the place of this one.
+        ret.update(result=False, comment=str(exc), skip_watch=True)
         return ret
     if steps:
         ret["changes"] = {name: steps}

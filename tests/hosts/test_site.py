@@ -113,6 +113,7 @@ def test_a_changed_variable_that_breaks_the_site_takes_it_not_down(trixie):
     finally:
         trixie.pillar["sites"][SLUG].pop("settings")
         trixie.write_pillar(**({"settings": known} if known else {}))
+    trixie.apply("site")
     assert {key: state for key, state in trixie.apply("site").items() if state[0] is not True or state[1]} == {}
 
 

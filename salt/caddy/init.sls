@@ -2,6 +2,8 @@
 {#- As Caddy's own user: what a check makes (certificates, folders) must be Caddy's. -#}
 {%- set validate = "/opt/goldenpath/caddy-validate" %}
 
+# `site` comes first and points to the static files of live releases; where a site cannot be settled, Caddy's part is
+# done all the same.
 include:
   - base
   - buffer
@@ -58,8 +60,6 @@ caddy-site-{{ slug }}:
         - file: caddy-validate
         - service: caddy-web
         - module: buffer-reload
-        # Which points to the static files of the live release.
-        - release: site-live-{{ slug }}
 {%- endfor %}
 
 caddy-config:

@@ -31,6 +31,9 @@ def settle(site, restart=False):
     """
     if not site.current:
         return []
+    # First, and whatever else there is: Caddy's files rely on it.
+    served = [f"serve {name}" for name in site.unserved()]
+    site.serve()
     owed = site.path(sites.OWED)
     if restart or os.path.exists(site.path(sites.BEFORE)):
         # Until it is done: the next run does not see the change as one.
@@ -55,7 +58,7 @@ def settle(site, restart=False):
             _work(site, live, unsettled(site), time.time())
             raise Failed(f"{str(exc).partition('. Try: ')[0].rstrip('.')}. {_BACK}", exc.tail) from None
         files.remove(site.path(sites.BEFORE))
-    return done
+    return served + done
 
 
 _BACK = (
@@ -93,9 +96,6 @@ def _work(site, live, steps, began):
     owed = site.path(sites.OWED)
     for step in steps:
         verb, _, unit = step.partition(" ")
-        if verb == "serve":
-            site.serve()
-            continue
         told = units.systemctl(*verb.split("+"), unit)
         if told.code:
             what = f"{unit} does not start again" if verb == "restart" else f"systemctl {verb} {unit} failed"

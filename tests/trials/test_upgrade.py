@@ -192,7 +192,8 @@ def test_a_restore_that_was_interrupted_in_its_middle_is_put_back(world, lab, tm
         clone.interrupted("restore", "_exchange")
         assert clone.ask("/")[0] == 503 and clone.sh(LEFT) != ""
         # What needs the site as it was may say so; whatever else there is goes on, and with it what heals.
-        assert all("was interrupted" in state[2] for state in clone.apply().values() if state[0] is not True)
+        failed = {key: state for key, state in clone.apply().items() if state[0] is not True}
+        assert all("was interrupted" in state[2] for state in failed.values()), failed
         clone.healed()
         assert clone.sh(FINGERPRINT) == there
         assert not clone.failed()

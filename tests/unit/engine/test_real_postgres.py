@@ -218,6 +218,8 @@ def test_rows_that_a_site_added_to_an_extensions_table(pg, acme, path, tmp_path)
         "CREATE TABLE places (id int, own bool); INSERT INTO places VALUES (1, false);\n"
         "SELECT pg_catalog.pg_extension_config_dump('places', 'WHERE own');\n"
     )
+    for name in ("gptest.control", "gptest--1.sql"):
+        (folder / name).chmod(0o644)  # whatever the umask is
     try:
         pg.psql("CREATE EXTENSION gptest;", NAME, NAME)
         pg.psql(f'INSERT INTO places VALUES (2, true); GRANT ALL ON places TO "{NAME}";', database=NAME)

@@ -73,6 +73,7 @@ class Load:
             turn += 1
             began = time.monotonic()
             try:
+                kept = connection is not None
                 connection = connection or self._connect()
                 body, headers = None, {}
                 if method == "POST":
@@ -82,8 +83,17 @@ class Load:
                         + b"\r\n--b--\r\n"
                     )
                     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-                connection.request(method, path, body, headers)
-                answer = connection.getresponse()
+                try:
+                    connection.request(method, path, body, headers)
+                    answer = connection.getresponse()
+                except (http.client.RemoteDisconnected, ConnectionError):
+                    # As every browser: one that was kept, and was closed before the next request on it, says nothing
+                    # about the site (RFC 9112, 9.3.1).
+                    if not kept or method != "GET":
+                        raise
+                    connection = self._connect()
+                    connection.request(method, path, body, headers)
+                    answer = connection.getresponse()
                 answer.read()
                 status = answer.status
                 if answer.will_close:

@@ -205,7 +205,8 @@ def plan(name, extensions=(), connections=None):
         steps.append(("closed to other roles", f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC;'))
     if database and database["owner"] == OWNER and not database["granted"]:
         steps.append(("rights", f'GRANT CONNECT, CREATE, TEMPORARY ON DATABASE "{name}" TO "{name}";'))
-    missing = [each for each in extensions if database is None or each not in _extensions(name)]
+    there = _extensions(name) if database and extensions else []
+    missing = [each for each in extensions if each not in there]
     steps += [(f"extension {each}", _EXTEND.format(name=name, extension=each)) for each in missing]
     if database is None or database["owner"] != OWNER:
         # The last step: where one before it fails, all of them are done again.

@@ -655,25 +655,27 @@ def _inner_file(text):
         raise ValueError("is a folder and not a file")
 
 
-def _debian_package(text):
-    # apt takes `name-` for "remove name": so could a site's packages take Redis away.
-    if isinstance(text, str) and not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", text):
-        raise ValueError("is not the name of a Debian package")
+def _matching(pattern, fault):
+    """A format that is one regular expression; what is no text is the type's to tell."""
+
+    def check(text):
+        if isinstance(text, str) and not re.fullmatch(pattern, text):
+            raise ValueError(fault)
+
+    return check
 
 
-def _postgres_extension(text):
-    if isinstance(text, str) and not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", text):
-        raise ValueError("is not the name of a Postgres extension")
+# apt takes `name-` for "remove name": so could a site's packages take Redis away.
+_debian_package = _matching(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", "is not the name of a Debian package")
 
 
-def _body_size(text):
-    if isinstance(text, str) and not re.fullmatch(r"[1-9][0-9]{0,4}[mMgG][bB]", text):
-        raise ValueError("is not a size in mb or gb")
+_postgres_extension = _matching(r"[a-z][a-z0-9_-]{0,62}", "is not the name of a Postgres extension")
 
 
-def _url_path(text):
-    if isinstance(text, str) and not re.fullmatch(r"/(?!/)[A-Za-z0-9._~=:@%/?&+,-]{0,199}", text):
-        raise ValueError("is not a path of a URL")
+_body_size = _matching(r"[1-9][0-9]{0,4}[mMgG][bB]", "is not a size in mb or gb")
+
+
+_url_path = _matching(r"/(?!/)[A-Za-z0-9._~=:@%/?&+,-]{0,199}", "is not a path of a URL")
 
 
 def _variable(name):
@@ -716,20 +718,14 @@ def _restic_variable(name):
         raise ValueError("is set by Golden Path itself", "remove it here")
 
 
-def _calendar(text):
-    # systemd-analyze has the last word on the host; here only what would break a unit file.
-    if isinstance(text, str) and not re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9*:,./~ _-]{0,79}", text):
-        raise ValueError("is no calendar of systemd")
+# systemd-analyze has the last word on the host; here only what would break a unit file.
+_calendar = _matching(r"[A-Za-z0-9*][A-Za-z0-9*:,./~ _-]{0,79}", "is no calendar of systemd")
 
 
-def _web_address(text):
-    if isinstance(text, str) and not re.fullmatch(r"https?://[A-Za-z0-9.:@%_\[\]~-]+(/[!-~]*)?", text):
-        raise ValueError("is not the address of a web server")
+_web_address = _matching(r"https?://[A-Za-z0-9.:@%_\[\]~-]+(/[!-~]*)?", "is not the address of a web server")
 
 
-def _mail_address(text):
-    if isinstance(text, str) and not re.fullmatch(r"[A-Za-z0-9._%+][A-Za-z0-9._%+-]*(@[A-Za-z0-9.-]+)?", text):
-        raise ValueError("is not a mail address")
+_mail_address = _matching(r"[A-Za-z0-9._%+][A-Za-z0-9._%+-]*(@[A-Za-z0-9.-]+)?", "is not a mail address")
 
 
 def _secret_text(text):

@@ -35,6 +35,8 @@ class Load:
         self.clients, self.seconds, self.pages = clients, seconds, list(pages)
         self.failures = []
         self.done = []
+        # Requests that found their kept connection closed, and were asked again on a new one.
+        self.reopened = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
         # A lab host's certificates come from its own Caddy, which nobody else trusts.
@@ -91,6 +93,8 @@ class Load:
                     # about the site (RFC 9112, 9.3.1).
                     if not kept or method != "GET":
                         raise
+                    with self._lock:
+                        self.reopened += 1
                     connection = self._connect()
                     connection.request(method, path, body, headers)
                     answer = connection.getresponse()

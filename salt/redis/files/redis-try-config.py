@@ -43,7 +43,7 @@ def talk(path):
         with connection.makefile("rb") as answer:
 
             def ask(words):
-                # One by one: Redis 8.0 gives a refused AUTH that is followed at once no answer of its own.
+                # One by one: sent as one, Redis 8.0 was seen to leave the answer to the refused AUTH out.
                 connection.sendall(f"{words}\r\n".encode())
                 return answer.readline()
 

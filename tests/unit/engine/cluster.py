@@ -56,6 +56,12 @@ class Cluster:
     def _env(self, user, env):
         return {"PGHOST": str(self.folder), "PGPORT": PORT, **({"PGUSER": user} if user else {}), **(env or {})}
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
     def start(self, real):
         """The engine's ``process.start`` on this cluster; real: what it is without."""
         return lambda argv, user=None, env=None, cwd="/", **more: real(argv, None, self._env(user, env), cwd, **more)

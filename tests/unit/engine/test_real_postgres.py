@@ -42,9 +42,8 @@ CREATE TABLE evil.pg_extension AS SELECT 'plpgsql'::name AS extname;
 
 @pytest.fixture(scope="module")
 def server():
-    cluster = Cluster()
-    yield cluster
-    cluster.stop()
+    with Cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -124,9 +124,8 @@ def test_postgres_that_does_not_answer(database, text):
 
 @pytest.fixture(scope="module")
 def cluster():
-    server = Cluster()
-    yield server
-    server.stop()
+    with Cluster() as server:
+        yield server
 
 
 @pytest.fixture

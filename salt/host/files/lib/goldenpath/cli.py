@@ -203,8 +203,7 @@ def _parser():
         made[name].set_defaults(work=work)
         if site != 0:
             made[name].add_argument("site", nargs=site, metavar="SITE")
-    made["manage"].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
-    for name in ("redis", "run"):
+    for name in ("manage", "redis", "run"):
         made[name].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")

@@ -16,11 +16,16 @@ def unsettled(site):
     """What ``settle`` would do: steps such as ``start sum-acme-celery.service``; none before the first release."""
     if not site.current:
         return []
+    return _steps(site) + [f"serve {name}" for name in site.unserved()]
+
+
+def _steps(site):
+    """What systemd has to do: its words for it."""
     steps = units.unsettled(site)
     if any(os.path.exists(site.path(name)) for name in (sites.OWED, sites.BEFORE)):
         # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
         steps += [f"restart {unit}" for unit in [units.names(site, site.current)[1], *units.background(site)]]
-    return steps + [f"serve {name}" for name in site.unserved()]
+    return steps
 
 
 def settle(site, restart=False):
@@ -46,7 +51,7 @@ def settle(site, restart=False):
                 f"A restore of {site.slug} on {host.name()} was interrupted and is being put back. "
                 "Try: systemctl status goldenpath-heal on the host, then again"
             )
-        live, done, began = site.current, unsettled(site), time.time()
+        live, done, began = site.current, _steps(site), time.time()
         if os.path.exists(owed):
             _rehearse(site, live)
         try:
@@ -55,7 +60,7 @@ def settle(site, restart=False):
             if not _taken_back(site):
                 raise
             # What ran before runs again; where it does not, the next run goes on trying.
-            _work(site, live, unsettled(site), time.time())
+            _work(site, live, _steps(site), time.time())
             raise Failed(f"{str(exc).partition('. Try: ')[0].rstrip('.')}. {_BACK}", exc.tail) from None
         files.remove(site.path(sites.BEFORE))
     return served + done

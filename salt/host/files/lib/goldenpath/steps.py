@@ -12,6 +12,7 @@ from .preflight import FREE_BYTES
 # How often a migration waits for a busy table, and for how long.
 MIGRATE_TRIES = 3
 LOCK_TIMEOUT = "5s"
+_PATIENT = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT}"}
 
 
 def clean(run):
@@ -140,10 +141,9 @@ def static(run, release):
     # deployed any more, once those that they stand for are gone.
     pending = [[True, "migrate", "--check", "--verbosity", "0"], ["after", "migrate", "--noinput", "--verbosity", "0"]]
     collect = [False, "collectstatic", "--noinput", "--verbosity", "0"]
-    patient = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT}"}
-    codes, output = manage.run(run.site, release, [[True, "check", "--deploy"], collect, *pending], env=patient)
+    codes, output = manage.run(run.site, release, [[True, "check", "--deploy"], collect, *pending], env=_PATIENT)
     if codes.get("collectstatic") != 0 and "Unknown command: 'collectstatic'" in output:
-        codes, output = manage.run(run.site, release, pending, env=patient)
+        codes, output = manage.run(run.site, release, pending, env=_PATIENT)
     elif codes.get("collectstatic") != 0:
         raise Failed(f"manage.py collectstatic failed: {_last(output)}", text.tail(output))
     if "migrate" not in codes:
@@ -194,7 +194,7 @@ def _migrate(run, release):
     for attempt in range(1, MIGRATE_TRIES + 1):
         codes, output = manage.run(
             run.site, release, [[False, "migrate", "--noinput"]], timeout=3600,
-            env={"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT}"},
+            env=_PATIENT,
         )  # fmt: skip
         if codes.get("migrate") == 0:
             return

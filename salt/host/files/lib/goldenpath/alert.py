@@ -17,13 +17,14 @@ import time
 import urllib.parse
 import urllib.request
 
-from . import files, host, process, text, units
+from . import files, host, text, units
 from . import site as sites
 from .errors import Failed
 
 QUIET = 3600
 LINES = 15
 SENDMAIL = "/usr/sbin/sendmail"
+_TIMES = ("InactiveExitTimestamp", "InactiveEnterTimestamp", "StateChangeTimestamp")
 
 
 def config():
@@ -57,19 +58,22 @@ def _parts(url):
 
 def _facts_of(unit):
     """What systemd knows of a unit."""
-    names = "Description,Result,ExecMainStatus,InvocationID,ActiveState,InactiveEnterTimestamp,StateChangeTimestamp"
-    lines = units.systemctl("show", "--timestamp=utc", unit, "--property", names).output.splitlines()
+    names = ("Description", "Result", "ExecMainStatus", "InvocationID", *_TIMES)
+    lines = units.systemctl("show", "--timestamp=utc", unit, "--property", ",".join(names)).output.splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def message(unit, known, facts, run, repeated):
     """What is told about a unit: of the run that failed, and not of an older one."""
-    which = [f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"] if run else ["--unit", unit]
-    shown = process.run(
-        [units.JOURNALCTL, *which, "--lines", str(LINES), "--output", "cat", "--no-pager", "--quiet"], timeout=60
-    )
+    # Not by the run's id where the unit tells when it began: what ends at once is gone before journald looks up its id.
+    began = facts.get("InactiveExitTimestamp") if run == facts.get("InvocationID") else None
+    if began or not run:
+        which = ["--unit", unit, *(["--since", began] if began else [])]
+    else:
+        which = [f"_SYSTEMD_INVOCATION_ID={run}", "+", f"INVOCATION_ID={run}"]
+    shown = units.journalled(*which, lines=LINES)
     hidden = secrets(known)
-    told = [text.printable(text.masked(line, hidden))[:500] for line in shown.output.splitlines() if line.strip()]
+    told = [text.printable(text.masked(line, hidden))[:500] for line in shown.splitlines() if line.strip()]
     # A job of ours says its sentence with a way out.
     sentences = [line for line in told if "Try: " in line]
     ended = f"{facts.get('Result', 'failed')}, status {facts.get('ExecMainStatus', '?')}"

@@ -37,11 +37,14 @@ def facts(names, *units):
 
 def journal(unit, since, lines=20):
     """The last lines that a unit wrote. since: seconds since the epoch."""
-    return process.run(
-        [JOURNALCTL, "--unit", unit, "--since", f"@{int(since)}", "--lines", str(lines), "--output", "cat",
-         "--no-pager", "--quiet"],
-        timeout=60,
-    ).output.strip()  # fmt: skip
+    return journalled("--unit", unit, "--since", f"@{int(since)}", lines=lines)
+
+
+def journalled(*which, lines):
+    """The last lines of the journal that match, once journald has written what it was given. which: its options."""
+    process.run([JOURNALCTL, "--sync"], timeout=60)
+    wanted = [*which, "--lines", str(lines), "--output", "cat", "--no-pager", "--quiet"]
+    return process.run([JOURNALCTL, *wanted], timeout=60).output.strip()
 
 
 def own():

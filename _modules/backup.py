@@ -158,34 +158,10 @@ def restore(slug, snapshot=None, keep_secret_key=False, wait=0):
 
         salt-run state.orchestrate restore pillar='{"target": "web1", "site": "acme-kitchens"}'
     """
-    unit = f"goldenpath-restore@{slug}.service"
-    answer = f"/run/goldenpath/restore-{slug}.answer"
-    os.makedirs("/run/goldenpath", exist_ok=True)
-    # A oneshot that is under way is not active but activating.
-    state = __salt__["cmd.run_stdout"](
-        ["systemctl", "show", "--property=ActiveState", "--value", unit], python_shell=False, ignore_retcode=True
-    )
-    if state.strip() not in ("inactive", "failed", ""):
-        raise CommandExecutionError(
-            f"A restore of {slug} on {__grains__['id']} is under way. Try: systemctl status {unit}"
-        )
-    if os.path.exists(answer):
-        os.unlink(answer)
-    _write(
-        f"/run/goldenpath/restore-{slug}.request",
-        json.dumps({"snapshot": snapshot, "keep_secret_key": keep_secret_key, "wait": int(wait), "at": time.time()}),
-    )
-    subprocess.run(["systemctl", "start", unit], capture_output=True, check=False)
-    try:
-        with open(answer, encoding="utf-8") as stream:
-            done = json.load(stream)
-    except (OSError, ValueError):
-        raise CommandExecutionError(
-            f"The restore of {slug} on {__grains__['id']} ended without an answer. Try: journalctl -u {unit}"
-        ) from None
-    if "error" in done:
-        raise CommandExecutionError(done["error"])
-    return done
+    return __salt__["engine.call"](
+        "call", "restore", slug,
+        request={"snapshot": snapshot, "keep_secret_key": bool(keep_secret_key), "wait": int(wait)},
+    )  # fmt: skip
 
 
 def wanted(part, pillar):

@@ -55,11 +55,10 @@ backup-enabled-{{ name }}:
         - file: backup-timer-{{ name }}
 {%- endfor %}
 
-backup-service-restore:
-  file.managed:
+# Of a host of before: a restore is a transient unit.
+backup-no-restore-unit:
+  file.absent:
     - name: /etc/systemd/system/goldenpath-restore@.service
-    - source: salt://backup/files/restore.service
-    - mode: '0644'
 
 {%- for kind in ("service", "path") %}
 
@@ -76,7 +75,7 @@ backup-reload:
   module.run:
     - name: service.systemctl_reload
     - onchanges:
-        - file: backup-service-restore
+        - file: backup-no-restore-unit
 
 backup-heal-enabled:
   service.running:

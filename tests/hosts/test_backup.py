@@ -495,18 +495,16 @@ KILLS = {
 }
 
 
+def _restore(path):
+    """The command that restores the site, by plain ssh at night. path: the program."""
+    return f"{path} restore {SLUG} --confirm {SLUG} --wait 60"
+
+
 def _killed_restore(world, fault):
-    """A restore as the unit runs it, with a fault. Returns the unit's result."""
-    world.host.write(
-        "/etc/systemd/system/goldenpath-restore@.service.d/faulty.conf",
-        f"[Service]\nExecStart=\nExecStart={faulty(world, fault)} restore %i\n",
-    )
-    world.host.write(f"/run/goldenpath/restore-{SLUG}.request", json.dumps({"snapshot": None, "wait": 60}))
-    try:
-        world.sh(f"systemctl daemon-reload; systemctl start goldenpath-restore@{SLUG}", check=False)
-    finally:
-        world.sh("rm -r /etc/systemd/system/goldenpath-restore@.service.d; systemctl daemon-reload")
-    return json.loads(world.sh(f"cat /run/goldenpath/restore-{SLUG}.answer"))["error"]
+    """A restore with a fault. Returns what it said."""
+    done = world.host.exec(f"{_restore(faulty(world, fault))} 2>&1", check=False)
+    assert done.returncode, done.stdout
+    return done.stdout
 
 
 @pytest.mark.parametrize("point", KILLS)
@@ -524,7 +522,7 @@ def test_a_killed_restore_heals_by_itself(unharmed, point):
     finally:
         unharmed.sh(f"mv /root/env {ROOT}/.env")
     assert not unharmed.sh(f"ls {ROOT}/maintenance {JOURNAL}", check=False)
-    assert unharmed.listener.wait(f"goldenpath-restore@{SLUG}.service")["host"] == unharmed.name
+    assert unharmed.listener.wait(f"goldenpath-restore-{SLUG}.service")["host"] == unharmed.name
 
 
 def test_a_killed_heal_is_healed(unharmed):
@@ -533,17 +531,17 @@ def test_a_killed_heal_is_healed(unharmed):
         "if 'heal' in sys.argv:\n"
         "    after(postgres, 'swap', lambda: (open('/run/healing', 'w').close(), die()))\n"
         "else:\n"
-        "    after(restore, '_exchange', die)"
+        "    after(restore, '_exchange', die)\n"
+        "    launch._LIMITS['restore'] = [each.replace('/goldenpath heal', '/faulty heal')\n"
+        "                                 for each in launch._LIMITS['restore']]"
     )
     path = faulty(unharmed, fault)
-    for unit, key in (("restore@", "ExecStart"), ("restore@", "ExecStopPost"), ("heal", "ExecStart")):
-        words = {"ExecStart": "restore %i", "ExecStopPost": "heal %i"}[key] if unit == "restore@" else "heal"
-        unharmed.host.write(
-            f"/run/systemd/system/goldenpath-{unit}.service.d/{key}.conf", f"[Service]\n{key}=\n{key}={path} {words}\n"
-        )
-    unharmed.host.write(f"/run/goldenpath/restore-{SLUG}.request", json.dumps({"wait": 60}))
+    unharmed.host.write(
+        "/run/systemd/system/goldenpath-heal.service.d/faulty.conf",
+        f"[Service]\nExecStart=\nExecStart={path} heal\n",
+    )
     try:
-        unharmed.sh(f"systemctl daemon-reload; systemctl start goldenpath-restore@{SLUG}", check=False)
+        unharmed.sh(f"systemctl daemon-reload; {_restore(path)}", check=False)
         healed(unharmed)
         unharmed.sh("rm /run/healing")
     finally:
@@ -624,9 +622,10 @@ def test_postgres_gone_in_the_middle_of_a_restore(unharmed):
         "/run/systemd/system/goldenpath-heal.service.d/faulty.conf",
         "[Service]\nExecStart=\nExecStart=/opt/goldenpath/faulty heal\n",
     )
+    unharmed.sh("systemctl daemon-reload")
     answer = _killed_restore(unharmed, fault)
     assert "made to fail" in answer and "goldenpath-heal.service goes on trying" in answer
-    assert answer.partition("\n")[0][:60] in unharmed.listener.wait(f"goldenpath-restore@{SLUG}.service")["what"]
+    assert answer.partition("\n")[0][:60] in unharmed.listener.wait(f"goldenpath-restore-{SLUG}.service")["what"]
     told = unharmed.listener.wait("goldenpath-heal.service")["what"]
     assert f"The interrupted restore of {SLUG} on {unharmed.name} is not healed: Postgres refused" in told
     assert unharmed.sh(f"ls {JOURNAL}")
@@ -637,12 +636,7 @@ def test_postgres_gone_in_the_middle_of_a_restore(unharmed):
 
 def test_a_power_cut_in_the_middle_heals_at_boot(unharmed):
     path = faulty(unharmed, "import time\nafter(restore, '_exchange', lambda: time.sleep(60))")
-    unharmed.host.write(
-        "/run/systemd/system/goldenpath-restore@.service.d/faulty.conf",
-        f"[Service]\nExecStart=\nExecStart={path} restore %i\n",
-    )
-    unharmed.host.write(f"/run/goldenpath/restore-{SLUG}.request", json.dumps({"wait": 60}))
-    unharmed.sh(f"systemctl daemon-reload; systemctl start --no-block goldenpath-restore@{SLUG}")
+    unharmed.sh(f"setsid {_restore(path)} >/dev/null 2>&1 </dev/null &")
     end = time.monotonic() + 60
     while time.monotonic() < end and not unharmed.sh(f"ls -d {ROOT}/backups/media.old", check=False):
         time.sleep(0.2)

@@ -181,25 +181,10 @@ def test_what_cannot_be_healed_is_tried_again_and_then_told(healed, monkeypatch)
     assert len(healed) > 1
 
 
-def test_the_end_of_a_restore_is_answered_whoever_healed(healed, host, monkeypatch):
-    written, real, real_read = {}, files.write_json, files.read_json
-
-    def write(path, data, **options):
-        if path.endswith(".answer"):
-            written[path] = data
-        else:
-            real(path, data, **options)
-
-    monkeypatch.setattr(files, "write_json", write)
+def test_the_end_of_a_restore_heals_once(healed):
     assert jobs.end_of_restore("acme") == {"acme": "All is well"}
-    assert jobs.end_of_restore("acme") == {"acme": "All is well"} and healed == ["acme"]
-    answer = f"{hosts.RUN}/restore-acme.answer"
-    assert "was ended before it was done. All is well." in written[answer]["error"]
-    # That was before another restore, which ended before it began.
-    asked = {"at": time.time() + 1}
-    monkeypatch.setattr(files, "read_json", lambda path, real=real_read: asked if "request" in path else real(path))
-    jobs.end_of_restore("acme")
-    assert "There was nothing to heal" in written[answer]["error"]
+    assert jobs.end_of_restore("acme") == {"acme": None} and healed == ["acme"]
+    assert journal.recorded("acme")["healed"]["state"] == "All is well"
 
 
 def test_a_backup_heals_first(host, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from goldenpath import cli, files, host, jobs, launch, process, units
 from goldenpath import host as hosts
 from goldenpath import site as sites
-from goldenpath.errors import Busy, Failed, Refused
+from goldenpath.errors import Busy, Ended, Failed, Refused
 
 CANARY = "s3cr3t-canary"
 
@@ -24,7 +24,7 @@ def systemd(paths, monkeypatch):
     calls = []
 
     def run(argv, **_):
-        assert argv[0] == launch.SYSTEMD_RUN and CANARY not in " ".join(argv)
+        assert argv[0] == units.SYSTEMD_RUN and CANARY not in " ".join(argv)
         asked, told = argv[argv.index("--request") + 1], argv[argv.index("--result") + 1]
         assert f"StandardInput=file:{asked}" in argv and os.stat(asked).st_mode & 0o777 == 0o600
         calls.append(argv)
@@ -66,6 +66,24 @@ def test_a_unit_that_was_ended_says_so(systemd):
         "The deploy of acme on web1 was ended before it was done (killed by somebody): what it left is tidied up by "
         "the next one. Try: journalctl -u goldenpath-deploy-acme"
     )
+
+
+def test_a_restore_that_was_ended_tells_what_became_of_the_site(systemd, monkeypatch):
+    systemd.does = lambda asked, told: process.Done(1, "", "")
+    healed = {}
+    monkeypatch.setattr(jobs.journal, "recorded", lambda slug: {"healed": healed} if healed else {})
+    with pytest.raises(Ended, match=r"was ended before it was done\. There was nothing to heal\. Try: journalctl"):
+        jobs.restore_beside("acme", {})
+    argv = systemd.calls[0]
+    assert f"ExecStopPost={launch.COMMAND} heal acme" in argv
+    assert "OnFailure=goldenpath-alert@goldenpath-restore-acme.service.service" in argv
+    # What was healed before this restore is not its end.
+    healed.update(time=1.0, state="The site serves")
+    with pytest.raises(Ended, match="There was nothing to heal"):
+        jobs.restore_beside("acme", {})
+    systemd.does = lambda asked, told: healed.update(time=launch.time.time() + 1) or process.Done(1, "", "")
+    with pytest.raises(Ended, match="The site serves"):
+        jobs.restore_beside("acme", {})
 
 
 THERE = process.Done(

@@ -22,7 +22,7 @@ def systemd(site, monkeypatch):
     monkeypatch.setattr(type(site), "owner", lambda site: (os.getuid(), os.getgid()))
 
     def run(argv, text=None, feed=None, timeout=None, **_):
-        if argv[0] != sandbox.SYSTEMD_RUN:
+        if argv[0] != units.SYSTEMD_RUN:
             calls.append(argv)
             return process.Done(0, "", "")
         path = next(word for word in argv if word.startswith("EnvironmentFile=")).partition("=")[2]
@@ -46,7 +46,7 @@ def test_as_the_sites_user_with_nothing_to_gain(systemd, site):
     assert REAL(site, ["/usr/bin/true", "a b"]) == (0, "said\n", "")
     ((argv, _, _),) = systemd.calls
     assert argv[argv.index("--") + 1 :] == ["/usr/bin/true", "a b"]
-    assert f"--uid={site.name}" in argv and f"--gid={site.name}" in argv
+    assert f"User={site.name}" in argv and f"Group={site.name}" in argv
     # The name by which the host's drop-in finds it, too.
     assert any(word.startswith(f"--unit={site.name}-run-") for word in argv)
     for wanted in ("NoNewPrivileges=yes", "CapabilityBoundingSet=", "ProtectSystem=strict", "RestrictNamespaces=yes",

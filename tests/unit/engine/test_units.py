@@ -76,7 +76,8 @@ def test_a_release_that_does_not_start(units, systemd):
 
 def test_journal(units, systemd):
     units.journal(SERVICE, 1234.9, 7)
-    (call,) = systemd.calls
+    synced, call = systemd.calls
+    assert synced[1:] == ["--sync"], "what was not written yet is not missed"
     assert call[1:7] == ["--unit", SERVICE, "--since", "@1234", "--lines", "7"]
 
 

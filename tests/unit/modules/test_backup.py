@@ -102,18 +102,6 @@ def test_a_host_without_backups(host):
     assert "web1 has no engine yet" in backup.run() and backup.__context__ == {"retcode": 1}
 
 
-@pytest.mark.parametrize("state", ["inactive", "failed", "activating", "active", "deactivating"])
-def test_a_second_restore_is_refused(host, monkeypatch, state):
-    started = []
-    monkeypatch.setitem(backup.__salt__, "cmd.run_stdout", lambda *_, **__: state)
-    monkeypatch.setattr(backup, "_write", lambda *_: None)
-    monkeypatch.setattr(backup.os, "makedirs", lambda *_, **__: None)
-    monkeypatch.setattr(backup.subprocess, "run", lambda argv, **_: started.append(argv))
-    with pytest.raises(CommandExecutionError, match="without an answer" if state in ("inactive", "failed") else "way"):
-        backup.restore("acme")
-    assert bool(started) is (state in ("inactive", "failed"))
-
-
 def test_alerts_by_mail_need_a_sendmail(host, monkeypatch):
     by_mail = pillar()
     by_mail["alerts"] = {"mail": "ops@acme.example"}

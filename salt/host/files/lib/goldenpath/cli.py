@@ -71,6 +71,20 @@ def _drill(arguments):
     return jobs.each("drill", arguments.site, {"snapshot": arguments.snapshot, "wait": arguments.wait})
 
 
+def _restore(arguments):
+    """Without the site's name once more it tells what it would do."""
+    if arguments.confirm != arguments.site:
+        plan = jobs.plan(arguments.site, arguments.snapshot, arguments.wait)
+        raise Refused(
+            f"{plan['told']}. Nothing was changed. "
+            f"Try: goldenpath restore {arguments.site} --snapshot {plan['snapshot']} --confirm {arguments.site}"
+        )
+    # As Salt does where the pillar names it: what was set there stays.
+    kept = "DJANGO_SECRET_KEY" in (sites.load(arguments.site).facts.get("secrets") or ())
+    request = {"snapshot": arguments.snapshot, "keep_secret_key": kept, "wait": arguments.wait}
+    return jobs.restore_beside(arguments.site, request)
+
+
 def _manage(arguments):
     """In the site's sandbox, and on a terminal of its own. The exit status is the command's."""
     sys.exit(manage.attach(sites.load(arguments.site), arguments.command))
@@ -110,6 +124,8 @@ _PERFORMED = {
     "deploy": lambda slug, asked: release.deploy(_site(asked, slug), **_picked(asked, "ref", "who", "wait")),
     "backup": lambda slug, asked: jobs.back_up(slug, **_picked(asked, "accept_smaller", "wait")),
     "drill": lambda slug, asked: jobs.prove(slug, **_picked(asked, "snapshot", "wait")),
+    "restore": lambda slug, asked: jobs.restored(slug, **_picked(asked, "snapshot", "keep_secret_key", "wait")),
+    "settle": lambda slug, asked: settle.settle(_site(asked, slug), asked.get("restart", False)),
     "rollback": lambda slug, asked: rollback.rollback(
         _site(asked, slug), **_picked(asked, "release", "who", "wait", "restore_database")
     ),
@@ -125,8 +141,11 @@ def _perform(arguments):
 def _call(arguments):
     """The façades' door: the request on standard input, the answer on standard output."""
     asked = json.load(sys.stdin)
+    if arguments.what == "restore":
+        return jobs.restore_beside(arguments.site, asked)
     if arguments.what in _PERFORMED:
-        return launch.run(arguments.what, arguments.site, asked, asked.get("wait") or 0)
+        wait = settle.WAIT if arguments.what == "settle" else asked.get("wait") or 0
+        return launch.run(arguments.what, arguments.site, asked, wait)
     return _ANSWERED[arguments.what](_site(asked, arguments.site), asked)
 
 
@@ -136,7 +155,6 @@ def _asked_health(site, asked):
 
 _ANSWERED = {
     "health": _asked_health,
-    "settle": lambda site, asked: settle.settle(site, asked.get("restart", False)),
     "unsettled": lambda site, asked: settle.unsettled(site),
     "retire": lambda site, asked: units.retire(site),
     "maintenance": lambda site, asked: _page(site, asked.get("on")),
@@ -184,7 +202,7 @@ _VERBS = (
     ("check", "prune the repository and read it over", "?", lambda a: jobs.check(a.wait)),
     ("list", "snapshots, the last backup and the last drill", "?", lambda a: jobs.listing(a.site)),
     ("plan", "what a restore would do", None, lambda a: jobs.plan(a.site, a.snapshot, a.wait)),
-    ("restore", "restore as the site's request says", None, lambda a: jobs.restored(a.site)),
+    ("restore", "a site's database and media become those of a snapshot", None, _restore),
     ("heal", "put back, or tidy up, what a restore left", "?", _heal),
     ("watch", "look for what is overdue or restless", "?", lambda a: watch.look()),
     ("fresh", "how old the last backup and drill are", "?", lambda a: watch.freshness(sites.backed_up(a.site))),
@@ -211,10 +229,11 @@ def _parser():
     made["releases"].add_argument("--limit", type=int, default=10, metavar="N", help="the last N records")
     made["rollback"].add_argument("--release", metavar="ID")
     made["rollback"].add_argument("--restore-database", action="store_true", help="with the dump from before, too")
-    for name in ("backup", "drill", "check", "plan", "rollback"):
-        default = 0 if name in ("plan", "rollback") else jobs.BUSY
+    for name in ("backup", "drill", "check", "plan", "restore", "rollback"):
+        default = jobs.BUSY if name in ("backup", "drill", "check") else 0
         made[name].add_argument("--wait", type=int, default=default, metavar="SECONDS")
-    for name in ("drill", "plan"):
+    made["restore"].add_argument("--confirm", metavar="SITE", help="the site's name once more")
+    for name in ("drill", "plan", "restore"):
         made[name].add_argument("--snapshot", metavar="ID")
     made["backup"].add_argument(
         "--accept-smaller", action="store_true", help="also where much less is there than before"

@@ -18,5 +18,9 @@ class Refused(Failed):
     """Nothing was begun."""
 
 
+class Ended(Failed):
+    """What worked was ended from outside, before it could tell anything."""
+
+
 class Busy(Refused):
     """Somebody else is at it."""

@@ -8,9 +8,9 @@ import sys
 import time
 import urllib.request
 
-from . import backup, drill, files, heal, host, journal, launch, lock, repository, restore, text
+from . import backup, drill, heal, host, journal, launch, lock, repository, restore, text
 from . import site as sites
-from .errors import Busy, Failed
+from .errors import Busy, Ended, Failed
 
 # Longest that a job waits for another one.
 BUSY = 3600
@@ -102,51 +102,39 @@ def _beat(job):
             print(f"The heartbeat of {job} was not taken: {type(exc).__name__}", file=sys.stderr)
 
 
-# A restore is a unit of its own, so that it outlives the connection that asked for it: a file asks, a file answers.
+def restored(slug, snapshot=None, keep_secret_key=False, wait=0):
+    """
+    Inside its unit: restore one site. snapshot: another than the newest. keep_secret_key: whatever the snapshot has.
+    wait: seconds.
+    """
+    (site,) = sites.backed_up(slug)
+    with lock.of_backups("restore", wait), lock.of_site(site, "restore", wait):
+        return restore.run(site, snapshot, keep_secret_key)
 
 
-def _request(slug):
-    return f"{host.RUN}/restore-{slug}.request"
-
-
-def _answer(slug):
-    return f"{host.RUN}/restore-{slug}.answer"
-
-
-def restored(slug):
-    """Restore a site as its request says, and leave the answer."""
-    files.remove(_answer(slug))
+def restore_beside(slug, request):
+    """Restore a site in its unit; where that is ended, it tells what became of the site. request: ``restored``'s."""
+    began = time.time()
     try:
-        (site,) = sites.backed_up(slug)
-        request = files.read_json(_request(slug))
-        if not request:
-            raise Failed(f"{_request(slug)} asks for nothing. Try: salt-run state.orchestrate restore")
-        wait = request.get("wait", 0)
-        with lock.of_backups("restore", wait), lock.of_site(site, "restore", wait):
-            done = restore.run(site, request.get("snapshot"), request.get("keep_secret_key", False))
-    except Failed as exc:
-        files.write_json(_answer(slug), {"error": str(exc)})
-        raise
-    files.write_json(_answer(slug), done)
-    return done
+        return launch.run("restore", slug, request, request.get("wait") or 0)
+    except Ended:
+        # By the unit's own end, or by goldenpath-heal.service if it was first.
+        healed = journal.recorded(slug).get("healed") or {}
+        state = healed["state"] if healed.get("time", 0) >= began else "There was nothing to heal"
+        raise Ended(
+            f"The restore of {slug} on {host.name()} was ended before it was done. {state}. "
+            f"Try: journalctl -u {launch.unit('restore', slug)}"
+        ) from None
 
 
 def end_of_restore(slug):
-    """However a restore ended, the site is healed, and who asked for it gets an answer."""
-    state, site = None, sites.load(slug)
+    """However a restore ended, the site is healed."""
+    site = sites.load(slug)
     if os.path.exists(journal.path(site)):
         with lock.of_site(site, "heal", HEAL_WAIT):
             if os.path.exists(journal.path(site)):
-                state = _healed(site)
-    if not os.path.exists(_answer(slug)):
-        # By goldenpath-heal.service, if it was first; not what was healed before this restore.
-        other, asked = journal.recorded(slug).get("healed") or {}, files.read_json(_request(slug))
-        if not state and other.get("time", 0) >= asked.get("at", 0):
-            state = other.get("state")
-        state = state or "There was nothing to heal"
-        sentence = f"The restore of {slug} on {host.name()} was ended before it was done. {state}."
-        files.write_json(_answer(slug), {"error": sentence})
-    return {slug: state}
+                return {slug: _healed(site)}
+    return {slug: None}
 
 
 def heal_all():

@@ -13,10 +13,9 @@ import traceback
 
 from . import files, host, lock, process, units
 from . import site as sites
-from .errors import Busy, Failed, Refused
+from .errors import Busy, Ended, Failed, Refused
 
 COMMAND = "/opt/goldenpath/goldenpath"
-SYSTEMD_RUN = "/usr/bin/systemd-run"
 # A build that is killed for its memory fails by itself and is told; the deploy that began it undoes what it did.
 _EVERY = ("OOMPolicy=continue", "TimeoutStopSec=30s", "LimitCORE=0:infinity", "UMask=0077")
 _SERVING = ("CPUWeight=50", "IOWeight=50", "RuntimeMaxSec=4h")
@@ -25,7 +24,15 @@ _BESIDE = (
     "CPUWeight=20", "IOWeight=20", "Nice=19", "IOSchedulingClass=idle", "PrivateTmp=yes", "NoNewPrivileges=yes",
     "ProtectHome=yes", "RuntimeMaxSec=6h",
 )  # fmt: skip
-_LIMITS = {"deploy": _SERVING, "rollback": _SERVING, "backup": _BESIDE, "drill": _BESIDE}
+# However a restore ends, what it left half done is put back, and that it failed is heard.
+_RESTORING = (
+    "RuntimeMaxSec=24h", "TimeoutStopSec=30min", "PrivateTmp=yes", f"ExecStopPost={COMMAND} heal {{slug}}",
+    "OnFailure=goldenpath-alert@goldenpath-restore-{slug}.service.service",
+)  # fmt: skip
+_LIMITS = {
+    "deploy": _SERVING, "rollback": _SERVING, "settle": _SERVING, "backup": _BESIDE, "drill": _BESIDE,
+    "restore": _RESTORING,
+}  # fmt: skip
 
 
 def unit(verb, slug):
@@ -38,7 +45,7 @@ def run(verb, slug, request, wait=0):
     Run a verb as its unit, and wait until it ends.
 
     request: JSON for the verb; it may hold secrets. wait: seconds to wait for another one of that name. Returns the
-    verb's answer. Raises Failed, Refused or Busy, as the verb did.
+    verb's answer. Raises Failed, Refused or Busy, as the verb did; Ended where it was ended before it told anything.
     """
     end = time.monotonic() + wait
     base = f"{host.RUN}/{unit(verb, slug)}.{os.getpid()}"
@@ -52,7 +59,7 @@ def run(verb, slug, request, wait=0):
             if answer:
                 return _outcome(answer)
             if not _exists(done):
-                raise Failed(_ended(verb, slug, done))
+                raise Ended(_ended(verb, slug, done))
             if time.monotonic() >= end:
                 raise _busy(slug, verb)
             time.sleep(0.3)
@@ -62,10 +69,9 @@ def run(verb, slug, request, wait=0):
 
 
 def _argv(verb, slug, asked, told):
-    limits = [word for limit in (*_EVERY, *_LIMITS[verb]) for word in ("-p", limit)]
+    properties = [each.format(slug=slug) for each in (*_EVERY, *_LIMITS[verb])] + [f"StandardInput=file:{asked}"]
     return [
-        SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit(verb, slug)}",
-        f"--description=Golden Path: {verb} of {slug}", *limits, *units.bound(), "-p", f"StandardInput=file:{asked}",
+        *units.transient(unit(verb, slug), f"Golden Path: {verb} of {slug}", properties),
         COMMAND, "perform", verb, slug, "--request", asked, "--result", told,
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ def program(site, release, name, *argv, timeout, env=None, feed=None):
     values = site.environment(release)
     return sandbox.run(
         site, [site.release(release, "venv/bin/python"), os.path.join(sandbox.PROGRAMS, name), *argv],
-        cwd=values["APP_DIR"], env={"HOME": site.path("cache"), **values, **(env or {})}, timeout=timeout,
+        cwd=values["APP_DIR"], env={**values, **(env or {})}, timeout=timeout,
         log=site.release(release, "deploy.log"), feed=feed,
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ def attach(site, argv):
         raise Refused(f"{site.slug} has no release yet. Try: deploy it first")
     values = site.environment(site.current)
     python = site.release(site.current, "venv/bin/python")
-    env = {"HOME": site.path("cache"), **values}
+    env = values
     return sandbox.attach(site, [python, "manage.py", *argv], env, values["APP_DIR"])
 
 
@@ -49,7 +49,7 @@ def attach_command(site, argv):
     site.provisioned()
     if not argv:
         raise Refused("there is no command. Try: goldenpath run SITE COMMAND …")
-    env = {"HOME": site.path("cache"), **site.environment(site.current)}
+    env = site.environment(site.current)
     return sandbox.attach(site, ["/usr/bin/env", "--", *argv], env, site.root)
 
 

@@ -15,7 +15,7 @@ from . import env as environments
 from . import files, host, process, units
 from .errors import Failed
 
-SYSTEMD_RUN, PYTHON = "/usr/bin/systemd-run", "/usr/bin/python3"
+PYTHON = "/usr/bin/python3"
 PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site_programs")
 # The units of every site read the very same file.
 _PROPERTIES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox.conf")
@@ -99,7 +99,7 @@ def run_all(site, commands, env=None, timeout=900, log=None, more=()):
 
 
 def _seen(site, env):
-    return process.environment(site.name, {"TMPDIR": TEMPORARY, **(env or {})})
+    return process.environment(site.name, {"HOME": site.path("cache"), "TMPDIR": TEMPORARY, **(env or {})})
 
 
 @contextlib.contextmanager
@@ -124,13 +124,12 @@ def _temporary(site):
 
 
 def _words(site, unit, environment, cwd, more=()):
-    limits = [word for each in (*properties(), *_LIMITS, *more) for word in ("-p", each)]
-    return [
-        SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit}", f"--uid={site.name}", f"--gid={site.name}",
-        f"--description={site.slug}: a command of a deploy or a person", f"--slice={site.slice}", *limits,
-        "-p", f"ReadWritePaths={site.root}", "-p", f"BindPaths={_temporary(site)}:{TEMPORARY}",
-        "-p", f"EnvironmentFile={environment}", "-p", f"WorkingDirectory={cwd}", *units.bound(),
-    ]  # fmt: skip
+    own = (
+        f"User={site.name}", f"Group={site.name}", f"Slice={site.slice}", f"ReadWritePaths={site.root}",
+        f"BindPaths={_temporary(site)}:{TEMPORARY}", f"EnvironmentFile={environment}", f"WorkingDirectory={cwd}",
+    )  # fmt: skip
+    about = f"{site.slug}: a command of a deploy or a person"
+    return units.transient(unit, about, (*properties(), *_LIMITS, *more, *own))
 
 
 def _literal(word):

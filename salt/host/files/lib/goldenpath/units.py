@@ -10,7 +10,7 @@ from . import files, host, process
 from .errors import Failed
 from .text import reason
 
-SYSTEMCTL, JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
+SYSTEMCTL, JOURNALCTL, SYSTEMD_RUN = "/usr/bin/systemctl", "/usr/bin/journalctl", "/usr/bin/systemd-run"
 UNITS = "/etc/systemd/system"
 CGROUPS = "/sys/fs/cgroup"
 # Longer than the longest stop time-out of a site's unit.
@@ -54,6 +54,14 @@ def own():
         names = [part for path in paths for part in path.split("/") if re.fullmatch(r"goldenpath-.*\.service", part)]
         return names[0] if names else ""
     return ""
+
+
+def transient(unit, description, properties):
+    """The words that begin a unit of ours, wait for it and leave nothing of it. properties: ``Name=value``."""
+    return [
+        SYSTEMD_RUN, "--quiet", "--wait", "--collect", f"--unit={unit}", f"--description={description}",
+        *(word for each in properties for word in ("-p", each)), *bound(),
+    ]  # fmt: skip
 
 
 def bound():

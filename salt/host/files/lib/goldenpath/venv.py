@@ -44,7 +44,6 @@ def build(site, source, release, log=None):
     files.remove_tree(venv)
     program = uv()
     env = {
-        "HOME": site.path("cache"),
         "UV_CACHE_DIR": site.path("cache/uv"),
         "UV_NO_PROGRESS": "1",
         "UV_PYTHON_DOWNLOADS": "never",

@@ -2,10 +2,9 @@
 A verb that changes a site is a transient systemd unit ``goldenpath-VERB-SLUG``, with limits and a weight of its own.
 
 Who starts it (Salt's façade, a person) waits for its result, and does not take it along when killed; stopping the unit
-does. The request goes in by standard input from a file that only root reads, and that is gone once it is read.
+does. The request goes in by a file that only root reads, and that is gone once it is read.
 """
 
-import json
 import os
 import sys
 import time
@@ -69,7 +68,7 @@ def run(verb, slug, request, wait=0):
 
 
 def _argv(verb, slug, asked, told):
-    properties = [each.format(slug=slug) for each in (*_EVERY, *_LIMITS[verb])] + [f"StandardInput=file:{asked}"]
+    properties = [each.format(slug=slug) for each in (*_EVERY, *_LIMITS[verb])]
     return [
         *units.transient(unit(verb, slug), f"Golden Path: {verb} of {slug}", properties),
         COMMAND, "perform", verb, slug, "--request", asked, "--result", told,
@@ -126,7 +125,7 @@ def perform(work, asked, told):
 
     work: called with the request. asked, told: the files of both.
     """
-    request = json.load(sys.stdin)
+    request = files.read_json(asked)
     files.remove(asked)
     try:
         files.write_json(told, {"answer": work(request)})

@@ -55,7 +55,7 @@ def _seconds(value):
 # --- Redis -------------------------------------------------------------------------------------------------
 
 
-def redis_ping(timeout=2, ready=False):
+def redis_ping(timeout=2, ready=False, site=None):
     """
     Ask Redis for PONG. This is the first step of every deploy.
 
@@ -63,6 +63,8 @@ def redis_ping(timeout=2, ready=False):
         Seconds for the whole exchange, up to 60.
     ready (bool)
         Right after it, ask all that ``redis_ready`` asks, as a deploy does.
+    site (str)
+        With it, of the instances that sites have of their own, this site's alone.
 
     Returns exactly ``PONG``. Otherwise one sentence for each fault, with the host, the reason and the next
     command, and the command exits non-zero. Raises nothing.
@@ -78,7 +80,7 @@ def redis_ping(timeout=2, ready=False):
         why = f"timeout must be a number of seconds up to 60, not {timeout!r}"
         answer = f"Redis on {_host_id()} was not asked: {why}. Try: leave timeout out"
     elif ready:
-        answer = "\n".join(__salt__["redis_gate.failed"](redis_checks(seconds))) or "PONG"
+        answer = "\n".join(__salt__["redis_gate.failed"](redis_checks(seconds, site))) or "PONG"
     else:
         answer = redis_answer(seconds)
     if answer != "PONG":
@@ -86,12 +88,14 @@ def redis_ping(timeout=2, ready=False):
     return answer
 
 
-def redis_answer(timeout=2):
+def redis_answer(timeout=2, site=None):
     """
     Ask Redis for PONG, for states and other modules: the exit code of the command stays as it is.
 
     timeout (float)
         Seconds for the whole exchange.
+    site (str)
+        The site whose own instance is asked; left out, the shared one.
 
     Returns ``PONG``, or one sentence: the host, the reason and the next command. Raises nothing.
 
@@ -101,15 +105,17 @@ def redis_answer(timeout=2):
 
         salt-ssh web1 goldenpath.redis_answer
     """
-    return __salt__["redis_gate.answer"](_host_id(), timeout, _apply_again)
+    return __salt__["redis_gate.answer"](_host_id(), timeout, _apply_again, site)
 
 
-def redis_checks(timeout=2):
+def redis_checks(timeout=2, site=None):
     """
     Everything that must be true of Redis before a deploy, for states and other modules.
 
     timeout (float)
         Seconds for the whole conversation with Redis.
+    site (str)
+        Of the instances that sites have of their own, this site's alone; left out, all of them.
 
     Returns what ``redis_gate.checks`` returns, the firewall among it. Raises nothing.
 
@@ -121,7 +127,7 @@ def redis_checks(timeout=2):
     """
     # Where a function is called alone over salt-ssh the pillar is empty; the host's own files know the sites.
     sites = __pillar__.get("sites") or None
-    return __salt__["redis_gate.checks"](_host_id(), sites, _apply_again, _firewall, timeout)
+    return __salt__["redis_gate.checks"](_host_id(), sites, _apply_again, _firewall, timeout, site)
 
 
 def _firewall(port):
@@ -157,10 +163,10 @@ def redis_ready():
     failed = __salt__["redis_gate.failed"](checks)
     if failed:
         __context__["retcode"] = 1
-    words = {True: "ok", False: "FAIL", None: "-"}
+    words, width = {True: "ok", False: "FAIL", None: "-"}, max(11, *(len(each["check"]) for each in checks))
     return "\n".join(
         [f"Redis on {_host_id()} is {'not ready' if failed else 'ready'}"]
-        + [f"  {each['check']:<11} {words[each['ok']]:<4} {each['message']}" for each in checks]
+        + [f"  {each['check']:<{width}} {words[each['ok']]:<4} {each['message']}" for each in checks]
     )
 
 

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import typing
 
 HOST, PORT = "127.0.0.1", 6379
 # Whose process Redis is: whoever else holds the port can say PONG as well.
@@ -26,7 +27,7 @@ OWNER = "redis"
 USER, PASSWORD = "goldenpath", "/etc/goldenpath/redis-password"
 CONNECTIONS = ("/proc/net/tcp", "/proc/net/tcp6")
 UNIT = "redis-server"
-CONFIG = "/etc/redis/goldenpath.conf"
+CONFIG, CONFIG_OF = "/etc/redis/goldenpath.conf", "/etc/redis/goldenpath-{}.conf"
 SITES = "/etc/goldenpath/sites"
 SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
 SYSTEMCTL = "/usr/bin/systemctl"
@@ -35,23 +36,72 @@ SYSTEMCTL = "/usr/bin/systemctl"
 CHECKS = (
     "pong", "probe", "memory", "policy", "persistence", "databases", "settings", "unit", "listeners", "firewall",
 )  # fmt: skip
-STATUS = f"systemctl status {UNIT}"
-LOG = "tail -n 20 /var/log/redis/redis-server.log"
+# What an operator types, for the instance that is asked.
+STATUS = "systemctl status {unit}"
+LOG = "tail -n 20 {log}"
 FULL = 90  # per cent of maxmemory, taken by what cannot be evicted
 MEANINGS = {
     "NOAUTH": ("it asks for a password (NOAUTH), which nothing here has", None),
     "NOPERM": ("it forbids commands that sites need (NOPERM)", None),
     "DENIED": ("it is in protected mode and refuses this address (DENIED)", None),
     "MISCONF": ("it refuses writes because it cannot save to disk (MISCONF)", LOG),
-    "OOM": ("it refuses writes because its memory is full (OOM)", "redis-cli --bigkeys"),
-    "BUSY": ("a script keeps it busy (BUSY)", "redis-cli script kill"),
-    "LOADING": ("it is still loading its data (LOADING)", "redis-cli info persistence"),
-    "READONLY": ("it is a read-only replica (READONLY)", "goldenpath redis replicaof no one"),
+    "OOM": ("it refuses writes because its memory is full (OOM)", "{cli} --bigkeys"),
+    "BUSY": ("a script keeps it busy (BUSY)", "{cli} script kill"),
+    "LOADING": ("it is still loading its data (LOADING)", "{cli} info persistence"),
+    "READONLY": ("it is a read-only replica (READONLY)", "{admin} replicaof no one"),
 }
 _LONGEST_ANSWER = 1024 * 1024
 _SAMPLE = 2000  # keys of one database whose sizes stand for all of its plain values
 _SECRETS = ("requirepass", "masterauth", "tls-key-file-pass", "tls-client-key-file-pass")
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
+
+
+class Instance(typing.NamedTuple):
+    """One Redis of this host: the shared one, or that of a site, whose slug it has."""
+
+    slug: str | None = None
+
+    @property
+    def unit(self):
+        """Its systemd unit."""
+        return f"{UNIT}@{self.slug}" if self.slug else UNIT
+
+    @property
+    def config(self):
+        """Its configuration, all of which is ours."""
+        return CONFIG_OF.format(self.slug) if self.slug else CONFIG
+
+    @property
+    def port(self):
+        """The port of its configuration; of the shared one it is the ticket's."""
+        return int(_configured(self)["port"]) if self.slug else PORT
+
+    def password(self):
+        """What its sites' user is known by; the shared one asks for none, and takes any."""
+        return _first_line(f"{PASSWORD}-{self.slug}") if self.slug else "none"
+
+    def name(self, host_id):
+        """What a sentence calls it."""
+        return f"Redis of {self.slug} on {host_id}" if self.slug else f"Redis on {host_id}"
+
+    def words(self, hint):
+        """A command for the operator, about this instance."""
+        if not hint:
+            return hint
+        log = f"/var/log/redis/redis-server{f'-{self.slug}' if self.slug else ''}.log"
+        admin = f"goldenpath redis {self.slug}" if self.slug else "goldenpath redis"
+        words = {"unit": self.unit, "log": log, "admin": admin, "cli": admin if self.slug else "redis-cli"}
+        for name, word in words.items():
+            hint = hint.replace(f"{{{name}}}", word)
+        return hint
+
+
+def _first_line(path):
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 # Kinds of Python's own, because who calls through Salt's loader cannot name these classes.
@@ -75,9 +125,14 @@ class Refused(Fault, PermissionError):
     """An error reply of Redis, and its first word."""
 
     def __init__(self, reply):
+        self.reply = reply
         self.word = reply.split(" ")[0]
         super().__init__(*MEANINGS.get(self.word, (f"it answered {_shown(reply)}", STATUS)))
         self.hidden = "unknown command" in reply
+
+
+def _bytes(word):
+    return str(word).encode(errors="surrogateescape")
 
 
 def _shown(data, length=60):
@@ -96,12 +151,14 @@ class _Redis:
     which hangs, or answers a byte a second, cannot hold anybody up.
     """
 
-    def __init__(self, timeout):
-        self.place, self.who = f"{HOST}:{PORT}", f"ss -ltnp 'sport = :{PORT}'"
+    def __init__(self, timeout, instance):
+        self.instance = instance
+        number = instance.port
+        self.place, self.who = f"{HOST}:{number}", f"ss -ltnp 'sport = :{number}'"
         self.timeout, self.end = timeout, time.monotonic() + timeout
         self._buffer, self._received = b"", 0
         with self._faults():
-            self._socket = socket.create_connection((HOST, PORT), timeout=self._left())
+            self._socket = socket.create_connection((HOST, number), timeout=self._left())
         self._asked, self._known = False, False
 
     def __enter__(self):
@@ -113,8 +170,7 @@ class _Redis:
     def ask(self, *commands):
         """Send commands, each a tuple of words, and return their replies; an error reply is a ``Refused``."""
         request = b"".join(
-            b"*%d\r\n" % len(words)
-            + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in (str(w).encode() for w in words))
+            b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in map(_bytes, words))
             for words in commands
         )
         self._received = 0
@@ -147,10 +203,8 @@ class _Redis:
 
     def log_in(self):
         """Become the tree's own user, where Redis has one; the user of every site may not ask all that is asked."""
-        try:
-            with open(PASSWORD, encoding="ascii") as file:
-                password = file.read().strip()
-        except (OSError, ValueError):
+        password = _first_line(PASSWORD)
+        if not password:
             return
         if not self._asked:
             self.ask(("PING",))  # which is nobody's secret
@@ -158,9 +212,9 @@ class _Redis:
         self.ask(("AUTH", USER, password))
 
     def log_out(self):
-        """Become the user that sites are, who is asked for no password and given any."""
+        """Become the user that sites are."""
         if self._known:
-            self.ask(("AUTH", "default", "none"))
+            self.ask(("AUTH", "default", self.instance.password()))
 
     def answers(self, *commands):
         """Replies of which none may be an error."""
@@ -236,7 +290,8 @@ class _Redis:
         while len(self._buffer) < number + 2:
             self._receive()
         data, self._buffer = self._buffer[:number], self._buffer[number + 2 :]
-        return data.decode(errors="replace")
+        # Whatever a key is made of, it can be named again.
+        return data.decode(errors="surrogateescape")
 
 
 def _sockets(paths):
@@ -264,11 +319,23 @@ def _again(host_id, again):
     return again or (lambda sls="redis": f"salt-ssh {host_id} state.apply {sls}")
 
 
-def _sentence(host_id, fault, again, what=":"):
-    return f"Redis on {host_id}{what} {fault.reason}. Try: {fault.hint or again()}"
+def _sentence(instance, host_id, fault, again, what=":"):
+    return f"{instance.name(host_id)}{what} {fault.reason}. Try: {instance.words(fault.hint) or again()}"
 
 
-def ask(*commands, timeout=5):
+def _open(timeout, instance):
+    """A conversation with the shared one as its sites have it; with a site's own, which asks who is there, as ours."""
+    redis = _Redis(timeout, instance)
+    if instance.slug:
+        try:
+            redis.log_in()
+        except Fault:
+            redis.__exit__()
+            raise
+    return redis
+
+
+def ask(*commands, timeout=5, slug=None):
     """
     Ask this host's Redis something.
 
@@ -276,6 +343,8 @@ def ask(*commands, timeout=5):
         One or more commands, each a list of words.
     timeout (float)
         Seconds for the whole exchange.
+    slug (str)
+        The site whose own instance is asked; left out, the shared one.
 
     Returns the list of replies. Raises a ``ConnectionError`` with ``reason`` and ``hint``: a
     ``ConnectionRefusedError`` where nobody listens, a ``PermissionError`` for an error reply.
@@ -286,12 +355,35 @@ def ask(*commands, timeout=5):
 
         salt-ssh web1 redis_gate.ask '[PING]'
     """
-    with _Redis(timeout) as redis:
-        redis.log_in()
-        return redis.answers(*commands)
+    instance = Instance(slug)
+    try:
+        with _Redis(timeout, instance) as redis:
+            redis.log_in()
+            return redis.answers(*commands)
+    except Fault as fault:
+        fault.hint = instance.words(fault.hint)
+        raise
 
 
-def answer(host_id, timeout=2, again=None):
+def port(slug):
+    """
+    Where a site's own instance listens.
+
+    slug (str)
+        The site.
+
+    Returns the port. Raises a ``ConnectionError`` with ``reason`` where it has none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_gate.port acme-kitchens
+    """
+    return Instance(slug).port
+
+
+def answer(host_id, timeout=2, again=None, slug=None):
     """
     Ask this host's Redis for PONG.
 
@@ -301,6 +393,8 @@ def answer(host_id, timeout=2, again=None):
         Seconds for the whole exchange.
     again (callable)
         Gives the command that applies an SLS, ``redis`` by default; left out, as over salt-ssh.
+    slug (str)
+        The site whose own instance is asked; left out, the shared one.
 
     Returns ``PONG``, or one sentence: the host, the reason and the next command. Raises nothing.
 
@@ -310,11 +404,12 @@ def answer(host_id, timeout=2, again=None):
 
         salt-ssh web1 redis_gate.answer web1
     """
+    instance = Instance(slug)
     try:
-        with _Redis(timeout) as redis:
+        with _open(timeout, instance) as redis:
             _pong(redis)
     except Fault as fault:
-        return _sentence(host_id, fault, _again(host_id, again), " did not answer PONG:")
+        return _sentence(instance, host_id, fault, _again(host_id, again), " did not answer PONG:")
     return "PONG"
 
 
@@ -334,8 +429,25 @@ def _known_sites():
     return sites
 
 
-def _used_databases(sites):
-    numbers = [site.get("redis") or {} for site in sites.values()]
+def own():
+    """
+    The sites that have a Redis of their own on this host: as provisioning left it, whatever a pillar says meanwhile.
+
+    Returns a sorted list of slugs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_gate.own
+    """
+    return sorted(slug for slug, site in _known_sites().items() if (site.get("redis") or {}).get("own"))
+
+
+def _used_databases(sites, instance):
+    others = () if instance.slug else own()
+    there = [slug for slug in sites if (slug == instance.slug if instance.slug else slug not in others)]
+    numbers = [sites[slug].get("redis") or {} for slug in there]
     return {each[name] for each in numbers for name in ("cache", "broker") if isinstance(each.get(name), int)}
 
 
@@ -355,7 +467,7 @@ def _number(values, name):
     try:
         return int(values[name])
     except (KeyError, ValueError):
-        raise Fault(f"it does not tell its {name}", f"goldenpath redis config get {name}") from None
+        raise Fault(f"it does not tell its {name}", f"{{admin}} config get {name}") from None
 
 
 def _memory(redis, info, host_id, again):
@@ -370,7 +482,8 @@ def _memory(redis, info, host_id, again):
         raise Fault(
             f"queues and other keys that never expire take {stays * 100 // limit} % of its {_megabytes(limit)}, "
             f"the limit for a deploy is {FULL} %",
-            f"raise redis:maxmemory in pillar/hosts/{host_id.replace('.', '_')}.sls, then {again()}; "
+            f"raise {f'sites:{slug}:' if (slug := redis.instance.slug) else ''}redis:maxmemory in "
+            f"pillar/hosts/{host_id.replace('.', '_')}.sls, then {again()}; "
             "are workers running?",
         )
     return f"uses {_megabytes(used)} of {_megabytes(limit)}, all but {_megabytes(stays)} of it cache that makes room"
@@ -441,15 +554,15 @@ def _probe(redis, config, used):
     key, value = f"goldenpath:probe:{secrets.token_hex(8)}", secrets.token_hex(8)
     answers = redis.answers(("SELECT", number), ("SET", key, value, "EX", 10), ("GET", key), ("DEL", key))
     if answers[2] != value:
-        raise Fault("a key that was just set could not be read back", "redis-cli info stats")
+        raise Fault("a key that was just set could not be read back", "{cli} info stats")
     return f"set and read in database {number}"
 
 
-def _configured():
+def _configured(instance):
     """The directives of our file, in the form in which CONFIG GET tells them."""
-    values = {}
+    values, path = {}, instance.config
     try:
-        with open(CONFIG) as file:
+        with open(path) as file:
             lines = [shlex.split(line) for line in file if not line.lstrip().startswith("#")]
         for words in lines:
             # A file of before included the package's; of it, only its own directives.
@@ -462,9 +575,9 @@ def _configured():
                 value = str(int(found[1]) * _UNITS[found[2]])
             values[name] = value
     except OSError:
-        raise Fault(f"{CONFIG} is missing") from None
+        raise Fault(f"{path} is missing") from None
     except (KeyError, ValueError):
-        raise Fault(f"{CONFIG} cannot be read as a Redis configuration") from None
+        raise Fault(f"{path} cannot be read as a Redis configuration") from None
     return values
 
 
@@ -479,14 +592,16 @@ def _told(name, value):
     return value if value else "empty"
 
 
-def differences(config, info):
+def differences(config, info, slug=None):
     """
-    Where the running server differs from ``/etc/redis/goldenpath.conf``.
+    Where the running server differs from its file, such as ``/etc/redis/goldenpath.conf``.
 
     config (list)
         Redis' reply to ``CONFIG GET *``.
     info (str)
         Its reply to ``INFO replication``.
+    slug (str)
+        The site whose own instance it is; left out, the shared one.
 
     Returns ``{setting: {"old": live value, "new": value in the file, "value": what to set it to}}``; of a password
     ``old`` and ``new`` only tell whether one is set. Raises a ``ConnectionError`` with ``reason`` and ``hint``
@@ -501,7 +616,7 @@ def differences(config, info):
     live, fields = _pairs(config), _fields(info)
     found = {
         name: {"old": _told(name, live[name]), "new": _told(name, wanted), "value": wanted}
-        for name, wanted in _configured().items()
+        for name, wanted in _configured(Instance(slug)).items()
         if name in live and not _same(name, live[name], wanted)
     }
     # A replica of somebody else's Redis takes no writes, and drops what it holds.
@@ -511,46 +626,46 @@ def differences(config, info):
     return found
 
 
-def _settings(config, info):
-    found, live = differences(config, info), _pairs(config)
+def _settings(config, info, instance):
+    found, live = differences(config, info, instance.slug), _pairs(config)
     # What a check of its own tells is one cause, and one sentence.
     for name in ("maxmemory-policy", "appendonly", *(["maxmemory"] if live.get("maxmemory") == "0" else [])):
         found.pop(name, None)
     if found:
         told = "; ".join(f"{name} is {each['old']} and not {each['new']}" for name, each in found.items())
         raise Fault(f"it does not run as its file says: {told}")
-    return f"as {CONFIG} says"
+    return f"as {instance.config} says"
 
 
-def _listening():
+def _listening(port):
     """Judge who is listened to on the port, read from the kernel, whatever any configuration says."""
     found = set()
     for words in _sockets(SOCKETS):
         address, _, number = words[1].rpartition(":")
-        if words[3] == "0A" and int(number, 16) == PORT:
+        if words[3] == "0A" and int(number, 16) == port:
             # 32-bit words in the byte order of this machine.
             parts = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
             raw = b"".join(part.to_bytes(4, sys.byteorder) for part in parts)
             found.add(ipaddress.ip_address(raw))
     public = [str(each) for each in found if not (getattr(each, "ipv4_mapped", None) or each).is_loopback]
     if public:
-        raise Fault(f"port {PORT} listens on {', '.join(sorted(public))} and not on loopback alone")
-    return f"on {' and '.join(sorted(map(str, found)))} only" if found else f"nothing listens on {PORT}"
+        raise Fault(f"port {port} listens on {', '.join(sorted(public))} and not on loopback alone")
+    return f"on {' and '.join(sorted(map(str, found)))} only" if found else f"nothing listens on {port}"
 
 
-def _unit():
+def _unit(unit):
     output = ""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         output = subprocess.run(
-            [SYSTEMCTL, "show", f"{UNIT}.service", "--property=LoadState,UnitFileState"],
+            [SYSTEMCTL, "show", f"{unit}.service", "--property=LoadState,UnitFileState"],
             capture_output=True, text=True, check=False, timeout=2, env={"PATH": "/usr/bin", "LC_ALL": "C"},
         ).stdout  # fmt: skip
     state = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
     loaded, enabled = state.get("LoadState", ""), state.get("UnitFileState", "")
     if loaded == "not-found":
-        raise Fault(f"{UNIT} is not installed")
+        raise Fault(f"{unit} is not installed")
     if enabled != "enabled":
-        raise Fault(f"{UNIT} is {enabled or 'unknown to systemd'} and would not come back after a reboot")
+        raise Fault(f"{unit} is {enabled or 'unknown to systemd'} and would not come back after a reboot")
     return "enabled"
 
 
@@ -561,7 +676,7 @@ def _closed(firewall):
     return f"{PORT} is closed"
 
 
-def checks(host_id, sites=None, again=None, firewall=None, timeout=2):
+def checks(host_id, sites=None, again=None, firewall=None, timeout=2, site=None):
     """
     Everything that must be true of Redis before a deploy, all of it every time. What Redis itself is asked
     goes over one connection; where it does not answer, the rest of those questions is not asked.
@@ -578,6 +693,8 @@ def checks(host_id, sites=None, again=None, firewall=None, timeout=2):
         Left out, the firewall is not asked.
     timeout (float)
         Seconds for the whole conversation with Redis.
+    site (str)
+        Ask, next to the shared one, the own instance of this site alone; left out, those of all sites.
 
     Returns a list of dictionaries: ``check``, ``ok`` (``None`` where it could not be asked) and ``message``,
     which for a failed check is one sentence with the next command. Raises nothing.
@@ -588,21 +705,30 @@ def checks(host_id, sites=None, again=None, firewall=None, timeout=2):
 
         salt-ssh web1 redis_gate.checks web1 --out=json
     """
+    sites, again = _known_sites() if sites is None else sites, _again(host_id, again)
+    found = _checked(Instance(), host_id, sites, again, firewall, timeout)
+    for slug in own():
+        if site in (None, slug):
+            # Nobody but the site reaches it: no firewall is asked.
+            found += _checked(Instance(slug), host_id, sites, again, None, timeout)
+    return found
+
+
+def _checked(instance, host_id, sites, again, firewall, timeout):
     report = {}
-    again = _again(host_id, again)
 
     def check(name, function, *args):
         try:
             report[name] = (True, function(*args))
         except Fault as fault:
-            report[name] = (False, _sentence(host_id, fault, again))
+            report[name] = (False, _sentence(instance, host_id, fault, again))
 
     def not_pong(fault):
-        report["pong"] = (False, _sentence(host_id, fault, again, " did not answer PONG:"))
+        report["pong"] = (False, _sentence(instance, host_id, fault, again, " did not answer PONG:"))
 
-    used = _used_databases(_known_sites() if sites is None else sites)
+    used = _used_databases(sites, instance)
     try:
-        with _Redis(timeout) as redis:
+        with _open(timeout, instance) as redis:
             try:
                 _pong(redis)
                 report["pong"] = (True, "PONG")
@@ -618,21 +744,22 @@ def checks(host_id, sites=None, again=None, firewall=None, timeout=2):
             check("policy", _policy, config)
             check("persistence", _persistence, info)
             check("databases", _databases, config, used)
-            check("settings", _settings, directives, told)
+            check("settings", _settings, directives, told, instance)
             check("probe", _probe, redis, config, used)
     except Fault as fault:
         # The first question that got no answer carries the reason.
         if "pong" in report:
-            report["memory"] = (False, _sentence(host_id, fault, again))
+            report["memory"] = (False, _sentence(instance, host_id, fault, again))
         else:
             not_pong(fault)
-    check("unit", _unit)
-    check("listeners", _listening)
+    check("unit", _unit, instance.unit)
+    check("listeners", lambda: _listening(instance.port))
     if firewall:
         check("firewall", _closed, firewall)
     return [
-        {"check": name, "ok": ok, "message": message}
+        {"check": f"{name} of {instance.slug}" if instance.slug else name, "ok": ok, "message": message}
         for name in CHECKS
+        if name != "firewall" or not instance.slug
         for ok, message in [report.get(name, (None, "not asked"))]
     ]
 

@@ -1,6 +1,6 @@
 """
-Keep this host's Redis as ``/etc/redis/goldenpath.conf`` says, with nothing lost and no restart that is not needed.
-What it is asked goes through ``redis_gate``.
+Keep this host's Redis as ``/etc/redis/goldenpath.conf`` says, and a site's own as its ``goldenpath-SLUG.conf`` does:
+with nothing lost and no restart that is not needed. What they are asked goes through ``redis_gate``.
 """
 
 import contextlib
@@ -12,20 +12,33 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
-UNIT = "redis-server"
-CONFIG = "/etc/redis/goldenpath.conf"
-STATUS = f"systemctl status {UNIT}"
-LOG = "tail -n 20 /var/log/redis/redis-server.log"
+CONFIG, CONFIG_OF = "/etc/redis/goldenpath.conf", "/etc/redis/goldenpath-{}.conf"
 PASSWORD = "/etc/goldenpath/redis-password"  # noqa: S105  a path
 
 
-def _error(fault, what=":"):
+def _unit(slug):
+    return f"redis-server@{slug}" if slug else "redis-server"
+
+
+def _config(slug):
+    return CONFIG_OF.format(slug) if slug else CONFIG
+
+
+def _log(slug):
+    return f"tail -n 20 /var/log/redis/redis-server{f'-{slug}' if slug else ''}.log"
+
+
+def _name(slug):
+    return f"Redis of {slug} on {__grains__['id']}" if slug else f"Redis on {__grains__['id']}"
+
+
+def _error(fault, slug=None, what=":"):
     hint = fault.hint or __salt__["goldenpath.command"]("state.apply", "redis")
-    return CommandExecutionError(f"Redis on {__grains__['id']}{what} {fault.reason}. Try: {hint}")
+    return CommandExecutionError(f"{_name(slug)}{what} {fault.reason}. Try: {hint}")
 
 
-def _ask(*command):
-    (reply,) = __salt__["redis_gate.ask"](command)
+def _ask(*command, slug=None):
+    (reply,) = __salt__["redis_gate.ask"](command, slug=slug)
     return reply
 
 
@@ -42,28 +55,77 @@ def admin():
 
         salt-ssh web1 redis_server.admin
     """
-    password = ""
-    with contextlib.suppress(FileNotFoundError), open(PASSWORD, encoding="ascii") as stream:
-        password = stream.read().strip()
-    if not password:
-        password = secrets.token_hex(32)
-        if not __opts__.get("test"):
-            os.makedirs(os.path.dirname(PASSWORD), mode=0o755, exist_ok=True)
-            with open(os.open(f"{PASSWORD}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-                stream.write(f"{password}\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(f"{PASSWORD}.new", PASSWORD)
+    return _digest(_password(PASSWORD))
+
+
+def site(slug):
+    """
+    What a site is known by in its own instance; the password is made on the host when it is absent.
+
+    slug (str)
+        The site.
+
+    Returns the SHA-256 of the password, as ``admin`` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_server.site acme-kitchens
+    """
+    return _digest(_password(f"{PASSWORD}-{slug}"))
+
+
+def url(slug):
+    """
+    Where a site finds its own instance, with its password: a secret, for modules and states.
+
+    slug (str)
+        The site.
+
+    Returns the URL without a database; under ``test=True``, before there is one, without the port.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 state.apply site
+    """
+    try:
+        port = __salt__["redis_gate.port"](slug)
+    except ConnectionError as fault:
+        if not __opts__["test"]:
+            raise _error(fault, slug) from None
+        port = ""
+    return f"redis://:{_password(f'{PASSWORD}-{slug}')}@127.0.0.1:{port}"
+
+
+def _digest(password):
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _users():
+def _password(path):
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as stream:
+        if password := stream.read().strip():
+            return password
+    password = secrets.token_hex(32)
+    if not __opts__.get("test"):
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(f"{password}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(f"{path}.new", path)
+    return password
+
+
+def _users(slug):
     """
     The users that our file has, each with its rules; the one of the tree's own questions first, because only it may
     make the others.
     """
     found = {}
-    with contextlib.suppress(OSError), open(CONFIG, encoding="utf-8") as stream:
+    with contextlib.suppress(OSError), open(_config(slug), encoding="utf-8") as stream:
         for line in stream:
             words = shlex.split(line) if line.startswith("user ") else []
             if len(words) > 2:
@@ -71,15 +133,15 @@ def _users():
     return dict(sorted(found.items(), key=lambda each: each[0] == "default"))
 
 
-def _user_differences():
+def _user_differences(slug):
     """
     Users of Redis that are not as our file has them; what a rule comes to is asked of Redis, by a user that is made for
     that and goes at once. Rules are ``None`` for a user that the file does not have.
     """
-    wanted, found = _users(), {}
+    wanted, found = _users(slug), {}
     if not wanted:
         return found
-    (there,) = __salt__["redis_gate.ask"](("ACL", "USERS"))
+    (there,) = __salt__["redis_gate.ask"](("ACL", "USERS"), slug=slug)
     for name, rules in wanted.items():
         trial = f"goldenpath-{secrets.token_hex(8)}"
         _, known, _, live = __salt__["redis_gate.ask"](
@@ -87,6 +149,7 @@ def _user_differences():
             ("ACL", "GETUSER", trial),
             ("ACL", "DELUSER", trial),
             ("ACL", "GETUSER", name),
+            slug=slug,
         )
         if _comparable(known) != _comparable(live):
             found[name] = rules
@@ -102,15 +165,15 @@ def _comparable(user):
     return fields
 
 
-def _differences():
+def _differences(slug):
     """
     What ``redis_gate.differences`` tells; of a server that does not let itself be asked, of which only a restart
     frees, the setting ``access``.
     """
     try:
-        config, info = __salt__["redis_gate.ask"](("CONFIG", "GET", "*"), ("INFO", "replication"))
-        found = __salt__["redis_gate.differences"](config, info)
-        for name, rules in _user_differences().items():
+        config, info = __salt__["redis_gate.ask"](("CONFIG", "GET", "*"), ("INFO", "replication"), slug=slug)
+        found = __salt__["redis_gate.differences"](config, info, slug)
+        for name, rules in _user_differences(slug).items():
             told = {"old": "another" if rules else "there", "new": "as the file says" if rules else "gone"}
             found[f"user {name}"] = {**told, "rules": rules}
         return found
@@ -126,9 +189,12 @@ def _shown(differences):
     return {name: {"old": each["old"], "new": each["new"]} for name, each in differences.items()}
 
 
-def drift():
+def drift(slug=None):
     """
-    Where the running server differs from ``/etc/redis/goldenpath.conf``.
+    Where the running server differs from its file, such as ``/etc/redis/goldenpath.conf``.
+
+    slug (str)
+        The site whose own instance it is; left out, the shared one.
 
     Returns ``{setting: {"old": live value, "new": value in the file}}``; of a password only whether one is
     set. A server that does not let itself be asked (NOAUTH, NOPERM, or it listens elsewhere) is told as the
@@ -141,15 +207,18 @@ def drift():
         salt-ssh web1 redis_server.drift
     """
     try:
-        return _shown(_differences())
+        return _shown(_differences(slug))
     except ConnectionError as fault:
-        raise _error(fault) from None
+        raise _error(fault, slug) from None
 
 
-def mend():
+def mend(slug=None):
     """
-    Bring the running server back to ``/etc/redis/goldenpath.conf``: by CONFIG SET, and by a restart only for
-    what Redis does not change while it runs.
+    Bring the running server back to its file: by CONFIG SET, and by a restart only for what Redis does not change
+    while it runs.
+
+    slug (str)
+        The site whose own instance it is; left out, the shared one.
 
     Returns what was changed as ``drift`` tells it, with the key ``restart`` where one was needed. Raises
     ``CommandExecutionError`` when Redis does not answer, or still differs afterwards.
@@ -162,40 +231,40 @@ def mend():
     """
     stuck = []
     try:
-        differences = _differences()
+        differences = _differences(slug)
         for name, each in differences.items():
             try:
                 if name == "access":
                     stuck.append(name)
                 elif name.startswith("user "):
-                    _set_user(name.partition(" ")[2], each["rules"])
+                    _set_user(name.partition(" ")[2], each["rules"], slug)
                 elif name == "replicaof":
-                    _ask("REPLICAOF", "NO", "ONE")
+                    _ask("REPLICAOF", "NO", "ONE", slug=slug)
                 else:
-                    _ask("CONFIG", "SET", name, each["value"])
+                    _ask("CONFIG", "SET", name, each["value"], slug=slug)
             except PermissionError:
                 stuck.append(name)
         if "appendonly" in differences:
-            _wait_for_append_only_file()
+            _wait_for_append_only_file(slug)
     except ConnectionError as fault:
-        raise _error(fault) from None
+        raise _error(fault, slug) from None
     changes = _shown(differences)
     if stuck:
-        if not __salt__["service.restart"](UNIT):
-            raise CommandExecutionError(f"Redis on {__grains__['id']} did not restart. Try: {STATUS}")
+        if not __salt__["service.restart"](_unit(slug)):
+            raise CommandExecutionError(f"{_name(slug)} did not restart. Try: systemctl status {_unit(slug)}")
         changes["restart"] = {"old": "", "new": f"for {', '.join(stuck)}"}
-    if changes and (left := drift()):
+    if changes and (left := drift(slug)):
         raise CommandExecutionError(
-            f"Redis on {__grains__['id']} still differs from {CONFIG} in {', '.join(left)}. Try: {LOG}"
+            f"{_name(slug)} still differs from {_config(slug)} in {', '.join(left)}. Try: {_log(slug)}"
         )
     return changes
 
 
-def _set_user(name, rules):
+def _set_user(name, rules, slug):
     if rules is None:
-        _ask("ACL", "DELUSER", name)
+        _ask("ACL", "DELUSER", name, slug=slug)
     else:
-        _ask("ACL", "SETUSER", name, "reset", *rules)
+        _ask("ACL", "SETUSER", name, "reset", *rules, slug=slug)
 
 
 def append_only(test=False):
@@ -225,20 +294,20 @@ def append_only(test=False):
     if not test:
         try:
             _ask("CONFIG", "SET", "appendonly", "yes")
-            _wait_for_append_only_file()
+            _wait_for_append_only_file(None)
         except ConnectionError as fault:
-            raise _error(fault, " cannot write an append-only file:") from None
+            raise _error(fault, None, " cannot write an append-only file:") from None
     return {"appendonly": {"old": "no", "new": "yes"}}
 
 
-def _wait_for_append_only_file():
+def _wait_for_append_only_file(slug):
     """
     An append-only file that was just switched on is complete once its first rewrite is; a restart before
     that would come up empty.
     """
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        lines = _ask("INFO", "persistence").splitlines()
+        lines = _ask("INFO", "persistence", slug=slug).splitlines()
         if {"aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"} <= set(lines):
             if "aof_last_bgrewrite_status:ok" in lines:
                 return
@@ -247,4 +316,4 @@ def _wait_for_append_only_file():
         time.sleep(0.1)
     else:
         reason = "the append-only file is still being written"
-    raise CommandExecutionError(f"Redis on {__grains__['id']} cannot write an append-only file: {reason}. Try: {LOG}")
+    raise CommandExecutionError(f"{_name(slug)} cannot write an append-only file: {reason}. Try: {_log(slug)}")

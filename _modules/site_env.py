@@ -95,7 +95,8 @@ def wanted(slug, site, have=None):
     """
     name = f"sum-{slug}"
     root = f"/srv/sum/{slug}"
-    redis = "redis://127.0.0.1:6379"
+    own = site["redis"].get("own")
+    redis = __salt__["redis_server.url"](slug) if own else "redis://127.0.0.1:6379"
     values = {
         "DJANGO_SECRET_KEY": (have or {}).get("DJANGO_SECRET_KEY") or secrets.token_urlsafe(50),
         **site["env"],

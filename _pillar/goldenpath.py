@@ -133,6 +133,8 @@ def normalise(pillar):
         site["settings"] = site["settings"].replace("<project>", site["project"])
         site["directory"] = posixpath.normpath(site["directory"])
         site["requirements"] = posixpath.normpath(site["requirements"])
+        # Strangers share no Redis: who reaches one reads and writes all of it.
+        site["redis"].setdefault("own", len(result["sites"]) > 1)
         site["limits"].setdefault("memory", _SHARES.get(len(result["sites"]), 40))
         for kind in ("env", "secrets"):
             site[kind] = {name: _as_text(value) for name, value in site[kind].items()}
@@ -448,6 +450,7 @@ def _cross_checks(pillar):
     for slug, site in _sites(pillar):
         yield from _check_domains(slug, site, domains)
         yield from _check_databases(slug, site, databases, pillar)
+        yield from _check_own_redis(slug, site, databases, pillar)
         celery = _mapping(site, "celery")
         if celery.get("beat") is True and celery.get("worker", False) is False:
             yield (
@@ -520,6 +523,14 @@ def _check_databases(slug, site, seen, pillar):
                 f"is database {number}, which {_where(first)} has; give a number that nothing else on the"
                 f" host uses{_such_as(pillar)}",
             )
+
+
+def _check_own_redis(slug, site, _seen, pillar):
+    if _mapping(site, "redis").get("own") is False and len(_sites(pillar)) > 1:
+        yield (
+            ("sites", slug, "redis", "own"),
+            "is false, but on a host with several sites each has a Redis of its own; leave it out",
+        )
 
 
 def _sites(pillar):

@@ -22,12 +22,14 @@ def _not_yet(name, what):
     return None
 
 
-def redis_ping(name):
+def redis_ping(name, site=None):
     """
     Redis answers PONG. Nothing is changed.
 
     name (str)
         Only names the state.
+    site (str)
+        The site whose own instance is asked; left out, the shared one.
 
     .. code-block:: yaml
 
@@ -37,7 +39,7 @@ def redis_ping(name):
     """
     if answer := _not_yet(name, "it would be asked for PONG"):
         return answer
-    answer = __salt__["goldenpath.redis_answer"]()
+    answer = __salt__["goldenpath.redis_answer"](site=site)
     return _ret(name, answer == "PONG", answer)
 
 
@@ -61,13 +63,15 @@ def redis_ready(name):
     return _ret(name, not failed, "\n".join(failed) or "Redis is ready")
 
 
-def redis_settings(name):
+def redis_settings(name, site=None):
     """
     The running Redis is set as its file says. What can be set while it runs is; it is restarted only for what
     cannot.
 
     name (str)
         Only names the state.
+    site (str)
+        The site whose own instance it is; left out, the shared one.
 
     .. code-block:: yaml
 
@@ -78,7 +82,7 @@ def redis_settings(name):
     if answer := _not_yet(name, "its settings would be compared with the file"):
         return answer
     try:
-        changes = __salt__["redis_server.drift"]() if __opts__["test"] else __salt__["redis_server.mend"]()
+        changes = __salt__["redis_server.drift" if __opts__["test"] else "redis_server.mend"](site)
     except CommandExecutionError as exc:
         return _ret(name, False, str(exc))
     if not changes:

@@ -14,7 +14,7 @@ deploy-redis-ping:
   salt.function:
     - name: goldenpath.redis_ping
     # A Redis that hangs is given up soon: an operator waits for the answer.
-    - kwarg: {ready: True, timeout: 1.5}
+    - kwarg: {{ {"ready": True, "timeout": 1.5, "site": plan.request.get("site")} | tojson }}
     - tgt: {{ plan.hosts | list | tojson }}
     - tgt_type: list
     - ssh: {{ plan.ssh | tojson }}

@@ -73,5 +73,7 @@ def load():
 
 @pytest.fixture
 def site():
-    """The example site's pillar, with every key there is."""
-    return example_pillar()["sites"]["acme-kitchens"]
+    """The example site's pillar, with every key there is, and the host's Redis."""
+    found = example_pillar()["sites"]["acme-kitchens"]
+    found["redis"]["own"] = False
+    return found

@@ -18,7 +18,11 @@ sites:                          # `sites: {}` for a host without any
     repo: https://git.example/acme.git            # any git URL or absolute path that the host can read
     ref: v1.4.2                 # tag, branch or commit; a deploy releases exactly this. Quote a number: "1.10"
     project: acme_kitchens      # the package with wsgi.py and, if any, celery.py
-    redis: {cache: 0, broker: 1}                  # databases, 0 to 63, each used once on the host
+    redis:
+      cache: 0                                    # databases, 0 to 63, each used once on the host
+      broker: 1
+      own: true                                   # a Redis that no other site reaches; always so where there are several
+      maxmemory: 128mb                            # of it; else an equal part of the host's
 
     # What follows shows the defaults, except where it says otherwise
     settings: acme_kitchens.settings.production   # default: <project>.settings.production

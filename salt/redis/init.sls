@@ -3,6 +3,7 @@
 
 include:
   - base
+  - redis.own
 
 # Saving forks; without it the kernel may refuse although there is memory enough.
 redis-memory-overcommit:
@@ -24,7 +25,8 @@ redis-config:
     - source: salt://redis/files/goldenpath.conf
     - template: jinja
     # What the tree's own user of Redis is known by: made on the host, when the state runs.
-    - context: {{ {"redis": redis, "admin": "__slot__:salt:redis_server.admin()"} | tojson }}
+    - context: {{ {"redis": redis, "slug": "", "port": 6379, "maxmemory": redis.maxmemory,
+                   "admin": "__slot__:salt:redis_server.admin()", "site": ""} | tojson }}
     - user: root
     - group: redis
     - mode: '0640'
@@ -54,6 +56,8 @@ redis-unit:
   file.managed:
     - name: /etc/systemd/system/redis-server.service.d/goldenpath.conf
     - source: salt://redis/files/redis-server.service.conf
+    - template: jinja
+    - context: {own: False}
     - makedirs: True
     - mode: '0644'
     - require:

@@ -101,4 +101,5 @@ site-env-{{ slug }}:
     - name: {{ slug }}
     - require:
         - file: site-root-{{ slug }}
+        - goldenpath: redis-{{ "own-pong-" ~ slug if site.redis.own else "pong" }}
 {%- endfor %}

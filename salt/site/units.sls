@@ -57,7 +57,8 @@ site-slice-{{ slug }}:
     - source: salt://site/files/{{ source }}
     - template: jinja
     - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery}, "limits": site.limits,
-                   "slice": slice} | tojson }}
+                   "slice": slice,
+                   "redis": "redis-server" ~ ("@" ~ slug if site.redis.own else "") ~ ".service"} | tojson }}
     - mode: '0644'
     - require:
         - pkg: base-packages

@@ -11,6 +11,7 @@ import pytest
 
 from lab.common import wait_for
 from lab.demo import ask
+from lab.load import Load
 
 from .conftest import DOMAIN, ROOT, SLUG
 from .test_layouts import PINNED, Tree, project, site
@@ -54,6 +55,10 @@ class Two:
         files["beta/urls.py"] += 'from beta.echo import echo\nurlpatterns.append(path("echo", echo))\n'
         self.repository = Tree(folder / "beta", "/srv/git/beta.git", files)
         self.repository.publish(world.host)
+        # What waits in the host's Redis, and who asks, while the sites get a Redis each.
+        self.tasks = "from pages.tasks import counts, enqueue; from django.core.cache import cache; "
+        self.sh(f"systemctl stop {USER}-celery")
+        self.told(f"{self.tasks} enqueue(200); cache.set('kept', 'yes', 900)")
         beta = site("beta", "beta.example", (2, 3), repo="/srv/git/beta.git")
         world.controller.pillar(world.name, {**world.pillar, "sites": {**world.pillar["sites"], "beta": beta}})
 
@@ -74,6 +79,10 @@ class Two:
             f"setpriv --reuid={USER} --regid={USER} --init-groups sh -c {shlex.quote(line)} 2>&1", check=check
         )
 
+    def told(self, code):
+        """What Python prints that a person runs in the site."""
+        return self.sh(f"goldenpath manage {SLUG} shell --verbosity 0 -c {shlex.quote(code)}").splitlines()[-1:]
+
     def sql(self, statements, database=USER):
         return self.outside(f"psql -qAt -d {database} <<'END'\n{statements}\nEND")
 
@@ -85,6 +94,8 @@ class Two:
         self.world.write_pillar()
         self.world.sh(
             "systemctl disable --now --quiet sum-beta-gunicorn.service; systemctl stop 'sum-beta-*'; "
+            "systemctl disable --now --quiet redis-server@beta; "
+            "rm -rf /etc/redis/goldenpath-beta.conf /var/lib/redis/beta; "
             "rm -rf /etc/systemd/system/sum-beta* /srv/sum/beta /etc/goldenpath/sites/beta.json; "
             "runuser -u postgres -- dropdb --force sum-beta; "
             "for role in dmp-beta sum-beta; do runuser -u postgres -- dropuser $role; userdel $role; done; "
@@ -98,7 +109,8 @@ class Two:
 def two(trixie, tmp_path_factory):
     two = Two(trixie, tmp_path_factory.mktemp("two"))
     try:
-        failed = {key: state for key, state in trixie.apply().items() if state[0] is not True}
+        with Load(trixie.host, DOMAIN, clients=4) as two.load:
+            failed = {key: state for key, state in trixie.apply().items() if state[0] is not True}
         assert failed == {}
         status, output = trixie.deploy(site="beta")
         assert status == 0, output
@@ -238,6 +250,59 @@ def test_a_site_does_not_administer_redis(two, words):
     told = two.attack(f"redis-cli {words}")
     assert "NOPERM" in told or "command not allowed" in told
     assert two.neighbour() == 200
+
+
+# Redis between strangers
+
+
+def test_the_sites_moved_apart_and_nothing_was_lost(two):
+    assert two.load.requests > 20 and two.load.failed == 0, two.load.failures
+    counts = f"{two.tasks} told = counts(); print(told['waiting'] == 0 and told['repeated'] == 0, cache.get('kept'))"
+    assert wait_for(lambda: two.told(counts) == ["True yes"], 60), two.told(f"{two.tasks} print(counts())")
+    assert two.sh("redis-cli -n 0 dbsize; redis-cli -n 1 dbsize").split() == ["0", "0"]
+    assert not [key for key, state in two.world.apply().items() if state[1]]
+
+
+def test_a_site_reaches_no_other_redis(two):
+    ports = two.sh("cat /etc/redis/goldenpath-*.conf | sed -n 's/^port //p'").split()
+    assert len(ports) == 2
+    listeners = {line.split()[3] for line in two.sh("ss -Hltn").splitlines()}
+    assert {f"127.0.0.1:{port}" for port in ports} <= listeners and not {
+        f"0.0.0.0:{port}" for port in ports
+    } & listeners
+    (port,) = two.sh("sed -n 's/^port //p' /etc/redis/goldenpath-beta.conf").split()
+    for words in ("ping", "get x", "flushall", "config get requirepass", "lrange celery 0 -1"):
+        for told in (two.attack(f"redis-cli -p {port} {words}"), two.outside(f"redis-cli -p {port} {words}")):
+            assert "NOAUTH" in told
+    for path in ("/etc/redis/goldenpath-beta.conf", "/etc/goldenpath/redis-password-beta", "/var/lib/redis/beta/x"):
+        assert "ermission denied" in two.outside(f"cat {path}")
+    # In its own it does what a site does, and administers nothing.
+    mine = f"redis-cli -u $(sed -n 's/^REDIS_URL=\"\\(.*\\)\"/\\1/p' {ROOT}/.env)"
+    assert two.attack(f"{mine} set x 1; {mine} flushdb; {mine} eval 'return 7' 0").splitlines()[-3:] == [
+        "OK",
+        "OK",
+        "7",
+    ]
+    for words in ("config set maxmemory 1", "shutdown", "acl list", "client kill type normal", "replicaof no one"):
+        assert "NOPERM" in two.attack(f"{mine} {words}")
+
+
+def test_nobody_takes_a_sites_place_while_its_redis_is_away(two):
+    (port,) = two.sh("sed -n 's/^port //p' /etc/redis/goldenpath-beta.conf").split()
+    two.sh("systemctl mask --runtime --now redis-server@beta")
+    try:
+        listen = f'import socket; socket.create_server(("127.0.0.1", {port}))'
+        for told in (two.attack(f"python3 -c '{listen}'"), two.outside(f"python3 -c '{listen}'")):
+            assert "Permission" in told
+        # It stops its own deploys by name, and no other's.
+        before = two.world.state()
+        status, output = two.world.deploy(site="beta")
+        assert status != 0 and f"Redis of beta on {two.world.name} did not answer PONG: connection refused" in output
+        assert two.world.state() == before
+        status, output = two.world.deploy(site=SLUG)
+        assert status == 0, output
+    finally:
+        two.sh("systemctl unmask --runtime redis-server@beta; systemctl start redis-server@beta")
 
 
 @pytest.mark.parametrize("path", [f"{ROOT}/deploy.lock", f"{BETA}/deploy.lock", "/run/goldenpath-backup.lock"])

@@ -30,7 +30,7 @@ def test_deploy():
     assert list(steps) == ["deploy-redis-ping", "deploy-release"]
     first, second = steps.values()
     assert (first["state"], first["fun"], first["name"]) == ("salt", "function", "goldenpath.redis_ping")
-    assert first["kwarg"] == {"ready": True, "timeout": 1.5}
+    assert first["kwarg"] == {"ready": True, "timeout": 1.5, "site": None}
     # web3 has no site: it is not asked.
     assert first["tgt"] == second["tgt"] == ["web1", "web2.example.net"]
     assert (first["ssh"], first["tgt_type"]) == (second["ssh"], second["tgt_type"]) == (True, "list")

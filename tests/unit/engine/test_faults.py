@@ -168,7 +168,7 @@ def test_what_nobody_expected_is_one_sentence_and_the_rest_stands_below(ready, m
 
 
 def test_a_deploy_asks_redis_before_anything_else(ready):
-    def refuse():
+    def refuse(slug):
         raise Failed("Redis on web1 did not answer PONG: connection refused. Try: systemctl status redis-server")
 
     before = json.dumps(ready.history), list(ready.events), sorted(ready.folder.iterdir())

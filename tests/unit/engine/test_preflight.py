@@ -12,12 +12,12 @@ def play(monkeypatch, answer="PONG", **failed):
     """Redis answers so; failed: checks by name, each with its sentence. Returns the commands that it would name."""
     commands = []
 
-    def answers(host_id, again):
+    def answers(host_id, again, slug):
         commands.append(again())
         assert host_id == "web1"
         return answer
 
-    def checks(host_id, again):
+    def checks(host_id, again, site):
         commands.append(again("firewall"))
         return [
             {"check": "pong", "ok": True, "message": "PONG"},
@@ -31,26 +31,26 @@ def play(monkeypatch, answer="PONG", **failed):
 
 def test_a_redis_that_can_be_used(site, monkeypatch):
     play(monkeypatch)
-    preflight.pong()
-    preflight.gate()
+    preflight.pong("acme")
+    preflight.gate("acme")
 
 
 def test_every_reason_of_redis_at_once(site, monkeypatch):
     play(monkeypatch, memory="It is full. Try: a", policy="It evicts. Try: b")
     with pytest.raises(Refused, match=r"\AIt is full\. Try: a\nIt evicts\. Try: b\Z"):
-        preflight.gate()
+        preflight.gate("acme")
 
 
 def test_without_pong_nothing_is_begun(site, monkeypatch):
     play(monkeypatch, answer="Redis on web1 did not answer PONG: connection refused. Try: x")
     with pytest.raises(Refused, match=r"\ARedis on web1 did not answer PONG: connection refused\. Try: x\Z"):
-        preflight.pong()
+        preflight.pong("acme")
 
 
 @pytest.mark.parametrize("salt", ["salt-ssh", "salt"])
 def test_the_command_is_of_this_hosts_controller(site, monkeypatch, salt):
     pathlib.Path(host.HOST).write_text(json.dumps({"host": "web1", "salt": salt}))
     commands = play(monkeypatch)
-    preflight.pong()
-    preflight.gate()
+    preflight.pong("acme")
+    preflight.gate("acme")
     assert commands == [f"{salt} web1 state.apply redis", f"{salt} web1 state.apply firewall"]

@@ -28,6 +28,7 @@ from goldenpath import (
     postgres,
     preflight,
     process,
+    redis_move,
     release,
     restore,
     rollback,
@@ -82,8 +83,8 @@ class Host:
             (health, "time"): clock, (activate, "time"): clock, (steps, "time"): clock,
             (health, "PROVE_SECONDS"): 2, (preflight, "FREE_BYTES"): 1, (steps, "FREE_BYTES"): 1,
             (health, "ask"): self.ask,
-            (preflight, "gate"): lambda: None,
-            (preflight, "pong"): lambda: None,
+            (preflight, "gate"): lambda slug: None,
+            (preflight, "pong"): lambda slug: None,
             (preflight, "_freshness"): lambda site: {"warnings": [], "refusals": []},
             (front, "faults"): lambda domain: [] if self.caddy else ["Caddy is down. Try: systemctl status caddy"],
             (sites.Site, "owner"): lambda site: (os.getuid(), os.getgid()),
@@ -1166,6 +1167,54 @@ def test_a_changed_environment_that_is_good_stays(host, changed):
     assert ("load", host.site["project"], "celery") in host.events
     assert "evil.example" in (host.folder / ".env").read_text() and not (host.folder / ".env.before").exists()
     assert settle.settle(host.it) == []
+
+
+@pytest.fixture
+def moving(host, changed):
+    """The same, and the environment names another Redis."""
+    moved = []
+    host.patch(redis_move, "two", lambda site: True)
+    host.patch(redis_move, "gather", lambda site: moved.append(list(systemd_calls(changed[1]))))
+    host.patch(redis_move, "leave", lambda site: moved.append("left"))
+    return moved
+
+
+def systemd_calls(systemd):
+    return [f"{call[1]} {call[2]}" for call in systemd.calls]
+
+
+def test_keys_move_when_nobody_writes_them_any_more_and_before_a_task_is_taken(host, changed, moving):
+    web = f"{changed[0]}.service"
+    changed[1].units["celery"] = ("inactive", "enabled")
+    settle.settle(host.it)
+    before, after = moving[0], systemd_calls(changed[1])
+    assert before == ["stop beat", "stop celery", f"restart {web}"] and moving[1:] == ["left"]
+    assert after == [*before, "start celery", "start beat"]
+
+
+def test_keys_go_back_with_the_environment(host, changed, moving):
+    answers = iter([{"status": "unhealthy", "message": "no"}] * 40)
+    good = host.health
+    host.patch(health, "ask", lambda *_, **__: next(answers) if (host.folder / ".env.before").exists() else good)
+    host.refused(settle.settle, host.it)
+    assert len(moving) == 2 and "left" not in moving
+
+
+def test_keys_that_do_not_move_take_the_environment_back(host, changed, moving):
+    told = iter(["The keys do not reach it: OOM. Try: x"])
+
+    def gather(site):
+        for sentence in told:
+            raise Failed(sentence)
+
+    host.patch(redis_move, "gather", gather)
+    assert "do not reach it: OOM. The environment of before is back" in host.refused(settle.settle, host.it)
+    assert (host.folder / ".env").read_text() == changed[2]
+
+
+def test_a_deploy_moves_keys_too(host, changed, moving):
+    host.deploy()
+    assert len(moving) == 2 and moving[1] == "left"
 
 
 def test_a_deploy_proves_a_changed_environment_too(host, changed):

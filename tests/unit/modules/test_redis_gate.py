@@ -447,20 +447,20 @@ def test_listeners(minion, tmp_path, v4, v6, public):
     (tmp_path / "tcp6").write_text(HEADER + listening(v6) + listening(V6_ANY, 80))
     if public:
         with pytest.raises(minion.gate.Fault, match=f"port 6379 listens on ({public}) and not on loopback alone"):
-            minion.gate._listening()
+            minion.gate._listening(minion.gate.PORT)
     else:
-        assert minion.gate._listening().endswith("only")
+        assert minion.gate._listening(minion.gate.PORT).endswith("only")
 
 
 def test_connections_are_not_listeners(minion, tmp_path):
     (tmp_path / "tcp").write_text(HEADER + listening("0A00D50A", state="01") + listening("0A00D50A", state="06"))
-    assert minion.gate._listening() == "nothing listens on 6379"
+    assert minion.gate._listening(minion.gate.PORT) == "nothing listens on 6379"
 
 
 def test_kernel_without_ipv6(minion, tmp_path):
     (tmp_path / "tcp6").unlink()
     (tmp_path / "tcp").write_text(HEADER + listening("0100007F"))
-    assert minion.gate._listening() == "on 127.0.0.1 only"
+    assert minion.gate._listening(minion.gate.PORT) == "on 127.0.0.1 only"
 
 
 def test_this_machines_kernel(minion):
@@ -472,6 +472,6 @@ def test_this_machines_kernel(minion):
             minion.asks(server.getsockname()[1])
             if public:
                 with pytest.raises(minion.gate.Fault, match=r"0\.0\.0\.0"):
-                    minion.gate._listening()
+                    minion.gate._listening(minion.gate.PORT)
             else:
-                assert minion.gate._listening() == "on 127.0.0.1 only"
+                assert minion.gate._listening(minion.gate.PORT) == "on 127.0.0.1 only"

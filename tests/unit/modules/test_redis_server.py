@@ -140,7 +140,7 @@ def test_configuration_with_every_kind_of_value(minion, tmp_path):
         '# a comment\n\ninclude /x\nSave ""\nsave 900 1\nsave 60 2\n'
         'maxmemory 1GB\nrequirepass ""\nbind 127.0.0.1 -::1\n'
     )
-    assert minion.gate._configured() == {
+    assert minion.gate._configured(minion.gate.Instance()) == {
         "save": "900 1 60 2", "maxmemory": str(1024**3), "requirepass": "", "bind": "127.0.0.1 -::1",
     }  # fmt: skip
 

@@ -46,6 +46,7 @@ def env(load, tmp_path):
     module = load(
         "_modules/site_env.py",
         salt={
+            "redis_server.url": lambda slug: f"redis://:password-of-{slug}@127.0.0.1:200",
             "file.group_to_gid": lambda group: os.getgid() if group == f"sum-{SLUG}" else "",
         },
     )
@@ -103,6 +104,14 @@ def test_text_is_sorted_and_says_who_wrote_it(env):
 
 def test_lines_of_another_form_are_passed_over(env):
     assert env.load('# A="1"\nB=2\nC=\'3\'\nexport D="4"\n9E="5"\nF="6"\n') == {"F": "6"}
+
+
+def test_a_redis_of_its_own(env, site):
+    site["redis"]["own"] = True
+    values = env.wanted(SLUG, site)
+    place = f"redis://:password-of-{SLUG}@127.0.0.1:200"
+    assert values["REDIS_URL"] == f"{place}/0"
+    assert values["CELERY_BROKER_URL"] == values["CELERY_RESULT_BACKEND"] == f"{place}/1"
 
 
 def test_wanted(env, site):

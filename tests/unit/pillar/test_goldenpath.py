@@ -43,6 +43,7 @@ BACKUP = {
 # Keys that may be absent and then have no value.
 WITHOUT_DEFAULT = {
     ("redis", "maxmemory"),
+    *(("sites", "*", "redis", name) for name in ("own", "maxmemory")),
     ("sites", "*", "limits", "memory"),
     *(("backup", name) for name in ("password", "ssh_key", "known_hosts")),
     *(("backup", "refuse_after", name) for name in ("backup", "drill")),
@@ -330,7 +331,6 @@ def test_memory(value):
         (("sites", "acme", "domain"), "did you mean domains"),
         (("sites", "acme", "requirement"), "did you mean requirements"),
         (("sites", "acme", "redis", "brokers"), "did you mean broker"),
-        (("sites", "acme", "redis", "maxmemory"), "did you mean redis:maxmemory"),
         (("sites", "acme", "beat"), "did you mean sites:<slug>:celery:beat"),
         (("sites", "acme", "worker"), "did you mean workers or sites:<slug>:celery:worker"),
         (("cache",), "did you mean sites:<slug>:redis:cache"),
@@ -747,6 +747,7 @@ def test_defaults():
         "sites": {
             "acme": {
                 **LEAST["sites"]["acme"],
+                "redis": {"cache": 0, "broker": 1, "own": False},
                 "settings": "acme_kitchens.settings.production",
                 "workers": 3,
                 "celery": {"worker": False, "beat": False, "concurrency": 2},
@@ -782,6 +783,14 @@ def test_memory_is_shared_among_a_hosts_sites(number, share):
     assert {site["limits"]["memory"] for site in sites.values()} == {share}
     pillar["sites"]["s0"]["limits"] = {"memory": 20}
     assert goldenpath.normalise(pillar)["sites"]["s0"]["limits"]["memory"] == 20
+
+
+def test_strangers_share_no_redis():
+    sites = goldenpath.normalise(two_sites())["sites"].values()
+    assert [site["redis"]["own"] for site in sites] == [True, True]
+    assert goldenpath.normalise(site("redis", {"cache": 0, "broker": 1, "own": True}))["sites"]["acme"]["redis"]["own"]
+    shared = two_sites(redis={"cache": 2, "broker": 3, "own": False})
+    assert "each has a Redis of its own; leave it out" in sentence(shared, "sites:beta:redis:own")
 
 
 def test_defaults_are_not_shared():

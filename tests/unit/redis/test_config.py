@@ -53,7 +53,11 @@ def rendered(name, pillar=None, **grains):
     }
     values = environment.get_template("redis/map.jinja").make_module(context).redis
     text = environment.get_template("redis/files/goldenpath.conf").render(
-        redis=values, admin=hashlib.sha256(SECRET.encode()).hexdigest()
+        redis=values,
+        slug="",
+        port=6379,
+        maxmemory=values["maxmemory"],
+        admin=hashlib.sha256(SECRET.encode()).hexdigest(),
     )
     return [line for line in text.splitlines() if line and not line.startswith("#")], text
 

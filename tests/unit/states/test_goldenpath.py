@@ -64,7 +64,7 @@ def test_pong(states, dry):
     assert states.redis_ping("127.0.0.1") == {
         "name": "127.0.0.1", "result": True, "comment": "PONG", "changes": {},
     }  # fmt: skip
-    assert states.calls == [("redis_answer", (), {})]
+    assert states.calls == [("redis_answer", (), {"site": None})]
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -76,7 +76,7 @@ def test_no_pong(states, dry):
     assert ret["result"] is False
     assert ret["comment"] == "Redis on web1 did not answer PONG: why. Try: this"
     assert ret["changes"] == {}
-    assert states.calls == [("redis_answer", (), {})]
+    assert states.calls == [("redis_answer", (), {"site": None})]
 
 
 @pytest.mark.parametrize("name", ["redis_ping", "redis_ready", "redis_settings"])

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 
-from . import files, health, manage, units
+from . import files, health, manage, redis_move, units
 from . import site as sites
 from .errors import Failed
 
@@ -33,8 +33,17 @@ def activate(run, release, sha, before, switched=lambda: None):
     # Last: until here going back is one rename.
     with run.step("drain"):
         units.stop(site, [other for other in units.running(site) if other != release])
-    for name in (sites.OWED, sites.BEFORE):
-        files.remove(site.path(name))
+    _environment_is_proven(site)
+
+
+def _environment_is_proven(site):
+    owed = [path for path in map(site.path, (sites.OWED, sites.BEFORE)) if os.path.exists(path)]
+    if owed and redis_move.two(site):
+        # Written before this deploy: whoever used the other Redis has ended.
+        redis_move.gather(site)
+    for path in owed:
+        files.remove(path)
+    redis_move.leave(site)
 
 
 def _switch(site, release):

@@ -99,7 +99,10 @@ def _redis(arguments):
     """As the tree's own user, who may administer. The exit status is redis-cli's."""
     env = {"REDISCLI_AUTH": (files.read(redis_gate.PASSWORD) or "").strip(), "TERM": os.environ.get("TERM", "dumb")}
     user = ["--user", redis_gate.USER, "--no-auth-warning"] if env["REDISCLI_AUTH"] else []
-    sys.exit(process.attached([REDIS_CLI, *user, *arguments.command], env))
+    words = arguments.command
+    if words and words[0] in redis_gate.own():
+        words = ["-p", str(redis_gate.port(words[0])), *words[1:]]
+    sys.exit(process.attached([REDIS_CLI, *user, *words], env))
 
 
 def _who():
@@ -193,7 +196,7 @@ _VERBS = (
     ("health", "ask a site's live release, or its front door", None, _health),
     ("manage", "run a command of the site's manage.py", None, _manage),
     ("run", "run a command as the site's user, in its sandbox", None, _run),
-    ("redis", "redis-cli as root's own user of Redis, who may administer", 0, _redis),
+    ("redis", "redis-cli as root's own user of Redis, who may administer; with a site first, in its own", 0, _redis),
     ("releases", "what is live, and how it came to be", "?", _releases),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
     ("maintenance", "show, put up or take down the maintenance page", None, _maintenance),

@@ -11,16 +11,17 @@ SPARE_MEMORY = 32 << 20
 _MEMORY = "/proc/meminfo"
 
 
-def pong():
-    """Raise Refused unless Redis answers PONG: without it no release would be healthy."""
-    answer = redis_gate.answer(host.name(), again=_again)
-    if answer != "PONG":
-        raise Refused(answer)
+def pong(slug):
+    """Raise Refused unless Redis answers PONG, the site's own too: without it no release would be healthy."""
+    for each in (None, *([slug] if slug in redis_gate.own() else [])):
+        answer = redis_gate.answer(host.name(), again=_again, slug=each)
+        if answer != "PONG":
+            raise Refused(answer)
 
 
-def gate():
-    """Raise Refused with every reason for which Redis cannot carry the sites of this host."""
-    failed = redis_gate.failed(redis_gate.checks(host.name(), again=_again))
+def gate(slug):
+    """Raise Refused with every reason for which Redis cannot carry this site."""
+    failed = redis_gate.failed(redis_gate.checks(host.name(), again=_again, site=slug))
     if failed:
         raise Refused("\n".join(failed))
 

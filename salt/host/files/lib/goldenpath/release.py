@@ -28,7 +28,7 @@ def deploy(site, ref=None, who="unknown", wait=0):
     site.provisioned()
     record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who, "when": text.now(),
               "migrations": [], "dump": None}  # fmt: skip
-    preflight.gate()
+    preflight.gate(site.slug)
     with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
         this = run.Run(site, who, held)
         this.notes += filter(None, [site.unprovisioned()])

@@ -21,7 +21,7 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
     release. The release that was left is marked bad and never chosen again. Raises Failed.
     """
     site.provisioned()
-    preflight.pong()
+    preflight.pong(site.slug)
     when = text.now()
     with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
         this = run.Run(site, who, held)

@@ -3,7 +3,7 @@
 import os
 import time
 
-from . import files, health, host, journal, lock, manage, text, units
+from . import files, health, host, journal, lock, manage, redis_move, text, units
 from . import site as sites
 from .errors import Failed
 from .text import reason
@@ -24,7 +24,14 @@ def _steps(site):
     steps = units.unsettled(site)
     if any(os.path.exists(site.path(name)) for name in (sites.OWED, sites.BEFORE)):
         # The socket stays and holds what comes in meanwhile: visitors wait, none is refused.
-        steps += [f"restart {unit}" for unit in [units.names(site, site.current)[1], *units.background(site)]]
+        web, behind = units.names(site, site.current)[1], units.background(site)
+        if redis_move.two(site):
+            # Nobody writes where the keys come from, and no task is taken before the older ones are there.
+            starts = [f"start {unit}" for unit in behind]
+            steps = [each for each in steps if each not in starts]
+            steps += [*(f"stop {unit}" for unit in reversed(behind)), f"restart {web}", _MOVE, *starts]
+        else:
+            steps += [f"restart {unit}" for unit in [web, *behind]]
     return steps
 
 
@@ -63,9 +70,11 @@ def settle(site, restart=False):
             _work(site, live, _steps(site), time.time())
             raise Failed(f"{str(exc).partition('. Try: ')[0].rstrip('.')}. {_BACK}", exc.tail) from None
         files.remove(site.path(sites.BEFORE))
+        redis_move.leave(site)
     return served + done
 
 
+_MOVE = "move the site's keys"
 _BACK = (
     "The environment of before is back, and the site serves. "
     "Try: the site's `env`, `secrets` and `settings` in the pillar"
@@ -100,6 +109,9 @@ def _taken_back(site):
 def _work(site, live, steps, began):
     owed = site.path(sites.OWED)
     for step in steps:
+        if step == _MOVE:
+            redis_move.gather(site)
+            continue
         verb, _, unit = step.partition(" ")
         told = units.systemctl(*verb.split("+"), unit)
         if told.code:

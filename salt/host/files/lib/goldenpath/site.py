@@ -5,6 +5,7 @@ import glob
 import grp
 import os
 import pwd
+import urllib.parse
 
 from . import env, files, host, text
 from .errors import Failed, Refused
@@ -133,10 +134,13 @@ class Site:
         """The values that no output may show."""
         values = env.read(self.path(".env"))
         named = self.facts.get("secrets")
+        own = urllib.parse.urlsplit(values.get("REDIS_URL", "")).password
         if named is None:
             # A host that saw no state.apply of today: everything but what the tree itself sets.
-            return [value for name, value in values.items() if not _is_plain(name)]
-        return [value for name, value in values.items() if name == "DJANGO_SECRET_KEY" or name in named]
+            found = [value for name, value in values.items() if not _is_plain(name)]
+        else:
+            found = [value for name, value in values.items() if name == "DJANGO_SECRET_KEY" or name in named]
+        return [*found, own] if own else found
 
     def remember(self):
         """

@@ -254,6 +254,8 @@ def retire(site):
     own = re.compile(rf"{re.escape(site.name)}-(gunicorn|celery|celerybeat)@?\.(service|socket)")
     found = sorted(name for name in map(os.path.basename, glob.glob(f"{UNITS}/{site.name}-*")) if own.fullmatch(name))
     disable([name for name in found if "@" not in name])
+    # Its own Redis; what was in it stays.
+    disable([f"redis-server@{site.slug}.service"] if (site.facts.get("redis") or {}).get("own") else [])
     for name in found:
         os.unlink(f"{UNITS}/{name}")
     files.remove(f"{UNITS}/{site.slice}")

@@ -14,7 +14,7 @@ WATCHED = (
     "sum-*.service",
     "caddy.service",
     "goldenpath-buffer.service",
-    "redis-server.service",
+    "redis-server*.service",
     "postgresql@*.service",
     HEAL,
 )

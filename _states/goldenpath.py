@@ -43,13 +43,15 @@ def redis_ping(name, site=None):
     return _ret(name, answer == "PONG", answer)
 
 
-def redis_ready(name):
+def redis_ready(name, site=None):
     """
     Redis can carry the sites of this host: every check of ``goldenpath.redis_checks`` passes. The comment has
     one line for each that does not. Nothing is changed.
 
     name (str)
         Only names the state.
+    site (str)
+        Of the instances that sites have of their own, this site's alone; left out, all of them.
 
     .. code-block:: yaml
 
@@ -59,7 +61,7 @@ def redis_ready(name):
     """
     if answer := _not_yet(name, "it would be asked whether it can carry the sites"):
         return answer
-    failed = __salt__["redis_gate.failed"](__salt__["goldenpath.redis_checks"]())
+    failed = __salt__["redis_gate.failed"](__salt__["goldenpath.redis_checks"](site=site))
     return _ret(name, not failed, "\n".join(failed) or "Redis is ready")
 
 

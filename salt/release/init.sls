@@ -13,6 +13,7 @@ release-redis-ping:
 release-redis-ready:
   goldenpath.redis_ready:
     - name: redis
+    - site: {{ request.get("site") | tojson }}
     - failhard: True
     - require:
         - goldenpath: release-redis-ping

@@ -97,7 +97,7 @@ def test_missing_redis_is_a_fault_when_applied(states):
 def test_ready(states):
     states.answers("redis_checks", GOOD)
     assert states.redis_ready("redis")["result"] is True
-    assert states.calls == [("redis_checks", (), {})]
+    assert states.calls == [("redis_checks", (), {"site": None})]
 
 
 def test_not_ready_tells_every_reason(states):

@@ -36,6 +36,10 @@ def live(slug):
         return None
 
 
+def _began(slug):
+    return live(slug) is not None or os.path.exists(f"{ROOT}/{slug}/releases.jsonl")
+
+
 def report(limit=10):
     """
     What is live on this host, and how it came to be.
@@ -136,7 +140,7 @@ def settle(slug, site, restart=False):
 
         salt-ssh web1 state.apply site
     """
-    return _ask("settle", slug, site, restart=restart) if live(slug) else []
+    return _ask("settle", slug, site, restart=restart) if _began(slug) else []
 
 
 def unsettled(slug, site):
@@ -156,7 +160,7 @@ def unsettled(slug, site):
 
         salt-ssh web1 state.apply site test=True
     """
-    return _ask("unsettled", slug, site) if live(slug) else []
+    return _ask("unsettled", slug, site) if _began(slug) else []
 
 
 def maintenance(slug, on=None):

@@ -252,6 +252,30 @@ def test_a_site_does_not_administer_redis(two, words):
     assert two.neighbour() == 200
 
 
+def test_the_visitors_address_arrives_and_is_not_forged(two):
+    """gunicorn answers on a socket, whose peer has none; sites save it, and limit by it."""
+    place = two.world.host.address
+    forged = "-H 'X-Forwarded-For: 192.0.2.1' -H 'X-Real-IP: 192.0.2.1' -H 'Forwarded: for=192.0.2.1'"
+    told = json.loads(
+        two.sh(f"curl -sk {forged} --resolve beta.example:443:{place} --data-binary whole https://beta.example/echo")
+    )
+    assert told["REMOTE_ADDR"] == told["HTTP_X_FORWARDED_FOR"] == place and (told["length"], told["secure"]) == (5, True)
+
+
+def test_visitors_never_read_a_bare_502(two):
+    live = two.sh("basename $(readlink /srv/sum/beta/current)")
+    two.sh(f"systemctl stop sum-beta-gunicorn@{live}.socket sum-beta-gunicorn@{live}.service")
+    try:
+        ask = "curl -sk -o /tmp/page -w '%{http_code} %{content_type} %header{retry-after}' "
+        there = "--resolve beta.example:443:127.0.0.1 https://beta.example"
+        assert two.sh(f"{ask} {there}/") == "503 text/html; charset=utf-8 30"
+        assert "will be back in a few minutes" in two.sh("cat /tmp/page")
+        assert two.sh(f"{ask} {there}/health/") == "503 application/json 30"
+        assert json.loads(two.sh("cat /tmp/page")) == {"status": "unreachable"}
+    finally:
+        two.sh(f"systemctl start sum-beta-gunicorn@{live}.socket sum-beta-gunicorn@{live}.service")
+
+
 # Redis between strangers
 
 

@@ -3,7 +3,7 @@
 # caddy-validate FILE: Caddy's own parser over a Caddyfile, as Caddy's own user, so that what the check makes
 # (folders, certificates of `tls internal`) belongs to Caddy.
 set -eu
-copy=$(mktemp)
+copy=$(mktemp --tmpdir=/var/tmp)
 trap 'rm -f "$copy"' EXIT
 cat "$1" > "$copy"
 chown caddy "$copy"

@@ -13,9 +13,10 @@ from goldenpath.errors import Failed
 POSTGRES, SQLITE = "django.db.backends.postgresql", "django.db.backends.sqlite3"
 
 
-def told(databases=None, uploads=()):
+def told(databases=None, uploads=(), **more):
     known = {alias: {"engine": engine, "name": name} for alias, (engine, name) in (databases or {}).items()}
-    return "$ manage.py check\n::settings " + json.dumps({"databases": known, "uploads": list(uploads)}) + "\n"
+    settings = {"databases": known, "uploads": list(uploads), "static_url": "/static/", **more}
+    return "$ manage.py check\n::settings " + json.dumps(settings) + "\n"
 
 
 def test_what_the_tree_gave_is_no_remark(site):
@@ -52,6 +53,31 @@ def test_a_database_that_stays_and_is_in_no_backup_is_told(site, databases, rema
     assert remark in found and "is in no backup" in found
 
 
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"debug": True}, r"^DEBUG is on: .* Try: DEBUG = False in acme_kitchens\.settings\.production$"),
+        ({"public_key": True}, r'^SECRET_KEY is the one of .* Try: SECRET_KEY = os\.environ\["DJANGO_SECRET_KEY"\]'),
+        ({"static_url": "/assets/"}, r"^STATIC_URL is '/assets/', .* Try: STATIC_URL = \"static/\" in acme_kitchens"),
+        ({"static_url": "/static/site/"}, "^STATIC_URL is '/static/site/'"),
+    ],
+)
+def test_what_harms_the_visitors_is_refused(site, more, sentence):
+    with pytest.raises(Failed, match=sentence):
+        keeping.judged(site, "r1", told({"default": (POSTGRES, site.name)}, **more))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"static_url": "static/"}, {"static_url": "/static/"}, {"static_url": ""}, {"static_url": "https://cdn.example/x/"},
+        {"static_url": "/assets/", "whitenoise": True},
+    ],
+)  # fmt: skip
+def test_static_files_that_are_found_are_no_fault(site, more):
+    assert keeping.judged(site, "r1", told({"default": (POSTGRES, site.name)}, **more)) == []
+
+
 def test_a_second_postgres_database_is_the_sites_own_affair(site):
     assert keeping.judged(site, "r1", told({"default": (POSTGRES, site.name), "other": (POSTGRES, "x")})) == []
 
@@ -69,6 +95,8 @@ CONF = """
 class settings:
     configured = True
     DATABASES = {"default": {"ENGINE": "e", "NAME": "n"}}
+    DEBUG, SECRET_KEY, STATIC_URL, MIDDLEWARE = True, "django-insecure-x", None, ["WhiteNoiseMiddleware"]
+    STATIC_ROOT = "staticfiles"
 """
 DJANGO = {
     "django/__init__.py": "",
@@ -99,15 +127,31 @@ def manage(folder, *commands, **changes):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     argv = [sys.executable, f"{sandbox.PROGRAMS}/run_manage.py", json.dumps(commands)]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    env = {"PATH": os.environ["PATH"], "DJANGO_STATIC_ROOT": f"{folder}/served"}
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, env=env)
     return [line for line in done.stdout.splitlines() if line.startswith("::")]
 
 
 def test_the_settings_in_force_are_told(tmp_path):
     said = manage(tmp_path, [True, "check"])
     assert json.loads(said[-1].partition(" ")[2]) == {
-        "databases": {"default": {"engine": "e", "name": "n"}}, "uploads": ["/somewhere"],
+        "databases": {"default": {"engine": "e", "name": "n"}}, "uploads": ["/somewhere"], "debug": True,
+        "public_key": True, "static_url": "", "whitenoise": True,
     }  # fmt: skip
+
+
+def test_static_files_that_a_site_collects_elsewhere_are_served(tmp_path):
+    """As a STATIC_ROOT in the checkout: whitenoise and manifests read them there, Caddy from the release's folder."""
+    served = tmp_path / "served"
+    said = manage(
+        tmp_path, [False, "collectstatic"], **{"staticfiles/css/a.css": "a", "staticfiles/staticfiles.json": ""}
+    )
+    assert said[0] == "::manage collectstatic 0"
+    assert (served / "css/a.css").read_text() == "a" and (tmp_path / "staticfiles/css/a.css").exists()
+    served.joinpath("css/a.css").unlink()
+    served.joinpath("css").rmdir()
+    served.joinpath("css").write_text("in its place")
+    assert manage(tmp_path, [False, "collectstatic"])[0] == "::manage collectstatic 1"
 
 
 def test_a_site_that_breaks_there_breaks_nothing(tmp_path):

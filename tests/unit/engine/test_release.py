@@ -98,6 +98,7 @@ class Host:
             (manage, "program"): self.program,
             (postgres, "size"): self.size,
             (postgres, "applied"): lambda site: list(self.migrations),
+            (postgres, "invalid_indexes"): lambda site: [],
             (pgdump, "dumped"): self.dumped,
             (restore, "exchange"): self.exchange,
             (restore, "settle"): lambda site: self.event("exchange", "settle"),
@@ -157,7 +158,11 @@ class Host:
         if name == "load_site.py":
             self.event("load", *argv)
             return process.Done(int("load" in self.fails), self.fails.get("load", ""), "")
-        assert name == "celery_proof.py" and argv[:2] == (site.facts["project"], SLUG) and feed() == "42"
+        assert (
+            name == "celery_proof.py"
+            and argv == (site.facts["project"], str(activate.WORKER_SECONDS))
+            and feed() == "42"
+        )
         self.event("worker", release)
         return process.Done(int("worker" in self.fails), self.fails.get("worker", ""), "")
 
@@ -1117,6 +1122,40 @@ def test_settled(host):
     systemd = Systemd(host)
     assert settle.unsettled(host.it) == settle.settle(host.it) == []
     assert systemd.calls == []
+
+
+def test_a_link_that_somebody_removed_comes_back(host):
+    host.site["celery"] = {"worker": True, "beat": True, "concurrency": 2}
+    live = host.deploy()["release"]
+    os.unlink(host.folder / "current")
+    Systemd(host)
+    assert settle.unsettled(host.it) == [f"point current at {live}"]
+    assert settle.settle(host.it)[0] == f"point current at {live}"
+    assert host.live == live and settle.settle(host.it) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ('psycopg.errors: permission denied to create extension "postgis"\nHINT:  Must be superuser to create this.\n',
+         "Try: postgres: {extensions: [postgis]} in the site's pillar, then salt-ssh web1 state.apply"),
+        ('django.db.utils.NotSupportedError: extension "vector" is not available\nDETAIL:  Could not open',
+         "no package on web1 brings it. Try: apt-cache search postgresql vector"),
+        ("django.db.utils.X: the cause\nHINT:  ask somebody", "migrate failed: django.db.utils.X: the cause."),
+    ],
+)  # fmt: skip
+def test_why_a_migration_failed(host, output, sentence):
+    host.pending, host.fails["migrate"] = True, output
+    assert sentence in host.refused(host.deploy)
+
+
+def test_a_migration_that_left_half_an_index_is_not_repeated(host):
+    host.pending, host.fails["migrate"] = True, "canceling statement due to lock timeout\n"
+    host.patch(postgres, "invalid_indexes", lambda site: ["public.by_name"])
+    told = host.refused(host.deploy)
+    assert "It left an index that is not valid. Try: goldenpath manage acme-kitchens dbshell, and: " in told
+    assert "DROP INDEX CONCURRENTLY public.by_name" in told
+    assert len([event for event in host.events if event[0] == "migrate"]) == 1
 
 
 @pytest.fixture

@@ -73,3 +73,24 @@ def test_nothing_that_a_terminal_obeys_is_in_a_sentence_or_an_answer():
     for told in (str(failed), failed.tail, json.dumps(text.shown({evil: [evil, {"a": (evil, 1, None)}]}))):
         assert not set(told) & {"\x1b", "\x07", "\x9b", "\r"}
     assert failed.tail.count("\n") == 1 and text.shown(7) == 7
+
+
+@pytest.mark.parametrize(
+    ("output", "packages"),
+    [
+        ("Error: pg_config executable not found.", "build-essential, python3-dev, libpq-dev"),
+        ("./psycopg/psycopg.h:36:10: fatal error: libpq-fe.h: No such file or directory", "libpq-dev"),
+        ("src/x.c:1:10: fatal error: Python.h: No such file or directory", "build-essential, python3-dev"),
+        ("error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory", "build-essential, python3-dev"),
+        ("error: command 'gcc' failed: No such file or directory", "build-essential, python3-dev"),
+        ("Exception: Can not find valid pkg-config name.", "build-essential, default-libmysqlclient-dev, pkg-config"),
+        ("RequiredDependencyException: The headers or library files could not be found for jpeg,",
+         "build-essential, zlib1g-dev, libjpeg-dev"),
+        ("error: can't find Rust compiler", "build-essential, cargo, rustc"),
+        ("Git executable was not found", "git"),
+        ("Because there is no version of nosuch and you require nosuch, we can conclude", ""),
+        ("error: [Errno 2] No such file or directory: 'README.md'", ""),
+    ],
+)  # fmt: skip
+def test_what_a_build_lacks(output, packages):
+    assert text.lacks(f"Building wheel\n{output}\nhint: x") == packages

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import re
 import time
 
-from . import files, health, manage, redis_move, units
+from . import files, health, manage, redis_move, text, units
 from . import site as sites
 from .errors import Failed
 
@@ -65,7 +66,7 @@ def _celery(run, release):
         return
     # What asks the worker is imported while the old one ends its tasks.
     done = manage.program(
-        site, release, "celery_proof.py", site.environment(release)["PROJECT"], site.slug, str(WORKER_SECONDS),
+        site, release, "celery_proof.py", site.environment(release)["PROJECT"], str(WORKER_SECONDS),
         timeout=WORKER_SECONDS + 20, feed=restarted,
     )  # fmt: skip
     if done.code:
@@ -75,6 +76,8 @@ def _celery(run, release):
             f"The new Celery worker runs no task: {why}. Try: journalctl -u {unit}",
             run.masked(units.journal(unit, since)),
         )
+    if unproven := re.findall("^::unproven (.*)$", done.output, re.MULTILINE):
+        run.notes.append(f"no task was sent to the new Celery worker: {text.printable(unproven[0])[:200]}")
     units.steady_background(site, since)
 
 

@@ -40,6 +40,12 @@ def good(site):
     return [release for release, last in outcome.items() if last == "live" and os.path.isdir(site.release(release))]
 
 
+def last_live(site):
+    """The release that went live last and is still there, or None: what a lost ``current`` named."""
+    told = [each["release"] for each in read(site) if each["outcome"] == "live"]
+    return told[-1] if told and os.path.isdir(site.release(told[-1])) else None
+
+
 def built(site, release):
     """The record of the deploy that made a release, or None."""
     made = [each for each in read(site) if each["release"] == release and each["action"] == "deploy"]

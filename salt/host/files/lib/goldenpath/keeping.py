@@ -1,4 +1,7 @@
-"""Where a site keeps what it must not lose, as its own settings have it: in what stays, and in what is backed up."""
+"""
+What a site's own settings say before it serves: that it keeps what it must not lose in what stays and is backed up,
+that nobody reads its insides, and that its static files are where they are asked for.
+"""
 
 import json
 import os
@@ -19,6 +22,8 @@ def judged(site, release, output):
         databases, uploads = dict(told.get("databases", {})), list(told.get("uploads", []))
     except (ValueError, TypeError, AttributeError):
         return []
+    _shown_to_nobody(site, told)
+    _static(site, told)
     remarks = []
     for alias, known in sorted(databases.items()):
         engine, name = str(known.get("engine", "")), str(known.get("name", ""))
@@ -38,6 +43,31 @@ def judged(site, release, output):
         if os.path.normpath(place) != site.path("media") and not place.startswith(site.path("media") + os.sep):
             remarks.append(f"uploads are kept in {place} and not in {site.path('media')}: they are in no backup")
     return remarks
+
+
+def _shown_to_nobody(site, told):
+    """Raise Failed where visitors could read the site's insides, or sign in its name."""
+    names = site.facts["settings"]
+    if told.get("debug"):
+        raise Failed(
+            f"DEBUG is on: whoever finds an error reads the site's settings and code. Try: DEBUG = False in {names}"
+        )
+    if told.get("public_key"):
+        raise Failed(
+            "SECRET_KEY is the one of django-admin startproject, which stands in the repository: whoever knows it "
+            f'signs sessions in the site\'s name. Try: SECRET_KEY = os.environ["DJANGO_SECRET_KEY"] in {names}'
+        )
+
+
+def _static(site, told):
+    """Raise Failed where every static file would be missing: Caddy serves them below one path."""
+    url = str(told.get("static_url", ""))
+    elsewhere = not url or "//" in url or told.get("whitenoise")
+    if not elsewhere and url.strip("/") != "static":
+        raise Failed(
+            f"STATIC_URL is {url!r:.80}, and static files are served below /static/: every one of them would be "
+            f'missing. Try: STATIC_URL = "static/" in {site.facts["settings"]}, or whitenoise in its MIDDLEWARE'
+        )
 
 
 def _goes(site, release, place):

@@ -59,7 +59,7 @@ def dump(site, path, wait=None):
     most = files.spare(os.path.dirname(path))
     argv = [postgres.PSQL, "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "--dbname", name]
     settings = postgres.options(lock_timeout=wait, statement_timeout=f"{LONGEST}s")
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile(dir=process.TEMPORARY) as errors:
         session = process.start(
             argv, user=keeper, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
         )
@@ -127,7 +127,7 @@ def verify(site, path, held):
 
     held: what ``dump`` returned.
     """
-    with open(path, "rb") as source, tempfile.TemporaryFile() as errors:
+    with open(path, "rb") as source, tempfile.TemporaryFile(dir=process.TEMPORARY) as errors:
         reader = process.start(
             [RESTORE, "--file=-"], user=postgres.keeper(site), stdin=source, stdout=subprocess.PIPE, stderr=errors
         )

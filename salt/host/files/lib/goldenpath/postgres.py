@@ -147,6 +147,17 @@ def applied(site):
     return ask(site, f"SELECT app || '.' || name FROM {found} ORDER BY id;", timeout=15).splitlines()
 
 
+def invalid_indexes(site):
+    """Indexes of a site that a broken CREATE INDEX CONCURRENTLY left, with their schemas."""
+    found = ask(
+        site,
+        "SELECT format('%I.%I', nspname, relname) FROM pg_index JOIN pg_class c ON c.oid = indexrelid "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT indisvalid ORDER BY 1;",
+        timeout=15,
+    )
+    return found.splitlines()
+
+
 def size(site):
     """The bytes of a site's database. Raises Failed where Postgres does not let the site in."""
     name = literal(site.name)

@@ -21,6 +21,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 ROOT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SITE_PATH = "/usr/local/bin:/usr/bin:/bin"
 TIMED_OUT = 124
+# On disk: /tmp may be a small one in memory, which somebody filled.
+TEMPORARY = "/var/tmp"  # noqa: S108
 
 
 class Done(typing.NamedTuple):
@@ -38,7 +40,7 @@ def _die_with_parent():
 def environment(user=None, extra=None):
     """What a program sees: a fixed PATH, locale and home, and what is given."""
     home = {"HOME": "/root", "PATH": ROOT_PATH} if user is None else {"HOME": "/", "PATH": SITE_PATH}
-    return {"LANG": "C.UTF-8", **home, **(extra or {})}
+    return {"LANG": "C.UTF-8", "TMPDIR": TEMPORARY, **home, **(extra or {})}
 
 
 def identity(user):

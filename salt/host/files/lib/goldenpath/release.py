@@ -1,7 +1,9 @@
 """A deploy: one ref of a site is fetched, built, proven beside the old release, switched to, and proven again."""
 
+import contextlib
 import glob
 import os
+import shutil
 
 from . import activate, files, history, host, lock, preflight, progress, run, source, steps, text, units
 from . import site as sites
@@ -9,6 +11,8 @@ from .errors import Failed, Refused
 
 # Good releases that stay on the host next to current and previous.
 KEEP = 5
+# Logs of deploys that failed.
+FAILED = 10
 
 
 def deploy(site, ref=None, who="unknown", wait=0):
@@ -76,6 +80,7 @@ def _failed(this, record, before, exc):
     )
     run.remember(site, record)
     if release:
+        below = f"{below}\nThe whole log: {_kept_log(site, release)}".strip()
         _forget(site, record, bad)
     return Failed(
         f"The deploy of {record['ref']} to {site.slug} on {host.name()} failed at step {step}: "
@@ -94,6 +99,18 @@ def _moved(record):
     done = len(record["migrations"])
     what = f"{done} migrations stay in the database" if done else "no migration was finished"
     return f"; {what}, the dump from before is {record['dump'] or 'none: it was empty'}"
+
+
+def _kept_log(site, release):
+    """The log of a failed deploy stays when its release goes; the last few do."""
+    folder = site.path("failed")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    kept = f"{folder}/{release}.log"
+    with contextlib.suppress(OSError):
+        shutil.copyfile(site.release(release, "deploy.log"), kept)
+    for path in sorted(glob.glob(f"{folder}/*.log"))[:-FAILED]:
+        files.remove(path)
+    return kept
 
 
 def _forget(site, record, bad):

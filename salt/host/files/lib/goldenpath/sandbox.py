@@ -19,8 +19,8 @@ PYTHON = "/usr/bin/python3"
 PROGRAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site_programs")
 # The units of every site read the very same file.
 _PROPERTIES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox.conf")
-# On disk, where a build is large; a folder of the site's stands there.
-TEMPORARY = "/var/tmp"  # noqa: S108
+# Where a build is large, too; a folder of the site's stands there.
+TEMPORARY = process.TEMPORARY
 # Visitors come first; what is left behind is ended at once.
 _LIMITS = ("CPUWeight=20", "IOWeight=20", "TasksMax=512", "TimeoutStopSec=2s", "OOMPolicy=continue", "UMask=0022")
 _COUNT = itertools.count(1)
@@ -99,7 +99,7 @@ def run_all(site, commands, env=None, timeout=900, log=None, more=()):
 
 
 def _seen(site, env):
-    return process.environment(site.name, {"HOME": site.path("cache"), "TMPDIR": TEMPORARY, **(env or {})})
+    return process.environment(site.name, {"HOME": site.path("cache"), **(env or {})})
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import os
 import time
 
-from . import files, health, host, journal, lock, manage, redis_move, text, units
+from . import files, health, history, host, journal, lock, manage, redis_move, text, units
 from . import site as sites
 from .errors import Failed
 from .text import reason
@@ -15,7 +15,8 @@ WAIT = 60
 def unsettled(site):
     """What ``settle`` would do: steps such as ``start sum-acme-celery.service``; none before the first release."""
     if not site.current:
-        return []
+        lost = history.last_live(site)
+        return [f"point current at {lost}"] if lost else []
     return _steps(site) + [f"serve {name}" for name in site.unserved()]
 
 
@@ -41,8 +42,14 @@ def settle(site, restart=False):
 
     restart: restart it too, because its environment or its units changed. Returns what had to be done. Raises Failed.
     """
+    found = []
     if not site.current:
-        return []
+        lost = history.last_live(site)
+        if not lost:
+            return []
+        # Somebody removed the link; the release that it named is there.
+        site.point(lost)
+        found = [f"point current at {lost}"]
     # First, and whatever else there is: Caddy's files rely on it.
     served = [f"serve {name}" for name in site.unserved()]
     site.serve()
@@ -71,7 +78,7 @@ def settle(site, restart=False):
             raise Failed(f"{str(exc).partition('. Try: ')[0].rstrip('.')}. {_BACK}", exc.tail) from None
         files.remove(site.path(sites.BEFORE))
         redis_move.leave(site)
-    return served + done
+    return found + served + done
 
 
 _MOVE = "move the site's keys"

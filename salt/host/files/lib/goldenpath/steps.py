@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import re
 import time
 
 from . import env, files, heal, history, host, journal, keeping, manage, pgdump, postgres, source, text, units, venv
@@ -198,11 +199,35 @@ def _migrate(run, release):
         )  # fmt: skip
         if codes.get("migrate") == 0:
             return
-        if "lock timeout" not in output or attempt == MIGRATE_TRIES:
-            raise Failed(f"manage.py migrate failed: {_last(output)}", text.tail(output))
+        # What is not atomic leaves something behind, and would fail of it.
+        left = postgres.invalid_indexes(run.site)
+        if "lock timeout" not in output or attempt == MIGRATE_TRIES or left:
+            raise Failed(f"manage.py migrate failed: {_cause(run, output, left)}", text.tail(output))
         time.sleep(2)
 
 
+def _cause(run, output, left):
+    """Why migrations failed, and what to type where that is known."""
+    why = _last([line for line in output.splitlines() if not re.match(r"(HINT|DETAIL|CONTEXT):", line.strip())])
+    lacks = re.search(r'permission denied to create extension "([\w-]+)"', output)
+    absent = re.search(r'extension "([\w-]+)" is not available', output)
+    if lacks:
+        return (
+            f"{lacks[0]}. Try: postgres: {{extensions: [{lacks[1]}]}} in the site's pillar, "
+            f"then {host.command('state.apply')}"
+        )
+    if absent:
+        return (
+            f"{absent[0]}: no package on {host.name()} brings it. Try: apt-cache search postgresql {absent[1]}; then "
+            f"packages: and postgres: {{extensions: [{absent[1]}]}} in the site's pillar"
+        )
+    if left:
+        drop = "; ".join(f"DROP INDEX CONCURRENTLY {name}" for name in left)
+        return f"{why}. It left an index that is not valid. Try: goldenpath manage {run.site.slug} dbshell, and: {drop}"
+    return why
+
+
 def _last(output):
-    """Django says why in its last line, also without a traceback."""
-    return text.printable((text.lines_of(output) or ["it said nothing"])[-1]).rstrip(".")[:300]
+    """Django says why in its last line, also without a traceback. output: text, or its lines."""
+    lines = output if isinstance(output, str) else "\n".join(output)
+    return text.printable((text.lines_of(lines) or ["it said nothing"])[-1]).rstrip(".")[:300]

@@ -86,6 +86,32 @@ def reason(output):
     return printable(chosen).rstrip(".")[:300]
 
 
+# What a build or a migration lacks, and what to write into the site's pillar for it.
+_LACKS = (
+    (r"pg_config executable not found|pg_config.*(not found|No such file)", "build-essential, python3-dev, libpq-dev"),
+    (r"fatal error: '?Python\.h", "build-essential, python3-dev"),
+    (r"fatal error: '?libpq-fe\.h", "libpq-dev"),
+    (r"Can not find valid pkg-config name|mysql_config", "build-essential, default-libmysqlclient-dev, pkg-config"),
+    (r"headers or library files could not be found for (zlib|jpeg)", "build-essential, zlib1g-dev, libjpeg-dev"),
+    (r"fatal error: '?libxml/|libxml2 and libxslt", "build-essential, python3-dev, libxml2-dev, libxslt1-dev"),
+    (r"fatal error: '?ffi\.h", "libffi-dev"),
+    (r"fatal error: '?openssl/", "libssl-dev"),
+    (r"fatal error: '?(lber|ldap)\.h", "libldap-dev, libsasl2-dev"),
+    (r"xmlsec1? .*(not found|is missing)|fatal error: '?xmlsec/", "libxmlsec1-dev, pkg-config"),
+    (r"cairo.*(not found|required)|fatal error: '?cairo", "libcairo2-dev, pkg-config"),
+    (r"(gcc|g\+\+|cc1|c\+\+|[^-\w]cc)['`\"]?:? (failed: )?.*(No such file|not found)|unable to execute '?\S*(gcc|cc)"
+     r"|Unknown compiler|No acceptable C compiler|linker `?cc`? not found", "build-essential, python3-dev"),
+    (r"can't find Rust compiler|cargo.*(not found|No such file)|rustc.*not found", "build-essential, cargo, rustc"),
+    (r"(?:Could not find|cannot find|unable to find) .*GDAL|GDAL library|gdal-config", "libgdal-dev"),
+    (r"git: ?.*not found|Git executable was not found", "git"),
+)  # fmt: skip
+
+
+def lacks(output):
+    """The Debian packages whose lack a program's output tells of, as the pillar takes them; empty for none."""
+    return next((packages for found, packages in _LACKS if re.search(found, output, re.IGNORECASE)), "")
+
+
 def tail(output, lines=12):
     """The last lines of a program's output."""
     return "\n".join(line for line in output.splitlines()[-lines:] if not line.startswith("::"))

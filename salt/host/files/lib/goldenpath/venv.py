@@ -61,12 +61,21 @@ def build(site, source, release, log=None):
     ]
     last = sandbox.run_all(site, [(argv, base, False) for argv in commands], env, timeout=1800, log=log)[-1]
     if last.code:
-        reason = re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", last.output)).strip()
         raise Failed(
-            f"The requirements in {requirements} cannot be installed: {reason[:300].rstrip('.')}. "
-            f"Try: the same file in an empty virtual environment on {host.name()}"
+            f"The requirements in {requirements} cannot be installed: {_why(last.output)}", text.tail(last.output)
         )
     return venv, False
+
+
+def _why(output):
+    """What an installation failed of, whole, and what to type."""
+    if packages := text.lacks(output):
+        line = next((each for each in text.lines_of(output) if text.lacks(each)), text.lines_of(output)[-1])
+        why = text.printable(line).strip(" .")[:300]
+        return f"{why}. Try: packages: [{packages}] in the site's pillar, then {host.command('state.apply site')}"
+    # uv draws a tree; what matters is its words.
+    words = re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", output)).strip()
+    return f"{words[:300].rstrip('.')}. Try: the same file in an empty virtual environment on {host.name()}"
 
 
 def _look(site, source, release, log):

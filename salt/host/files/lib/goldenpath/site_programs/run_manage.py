@@ -5,12 +5,15 @@ Runs manage.py commands in one process, because each start of Django costs most 
 It runs under a site's own interpreter and imports nothing of the engine. Its argument is a JSON list of commands, each
 ``[optional, name, argument, ...]``; it tells how each ended, and stops where one that is not optional fails. One whose
 first word is ``after`` is run where the one before it went well, and is optional. manage.py itself is run, because
-sites prepare sys.path in it. At the end it tells the settings that are in force, as a line ``::settings`` of JSON.
+sites prepare sys.path in it. At the end it tells the settings that are in force, as a line ``::settings`` of JSON, and
+static files that the site collects elsewhere are brought to where they are served from.
 """
 
 import contextlib
 import json
+import os
 import runpy
+import shutil
 import sys
 
 
@@ -32,7 +35,22 @@ def settings():
             for alias, known in settings.DATABASES.items()
         },
         "uploads": sorted({str(f.storage.location) for f in fields if isinstance(f.storage, FileSystemStorage)}),
+        "debug": bool(settings.DEBUG),
+        # django-admin startproject writes such a one into the repository.
+        "public_key": str(settings.SECRET_KEY).startswith("django-insecure-"),
+        "static_url": str(settings.STATIC_URL or ""),
+        "whitenoise": any("whitenoise" in str(name).lower() for name in settings.MIDDLEWARE),
     }
+
+
+def gather():
+    """What collectstatic put where the site itself wants it is served from the release's folder as well."""
+    from django.conf import settings
+
+    place, served = str(settings.STATIC_ROOT or ""), os.environ["DJANGO_STATIC_ROOT"]
+    if place and os.path.isdir(place) and os.path.realpath(place) != os.path.realpath(served):
+        shutil.copytree(place, served, dirs_exist_ok=True)
+        print(f"copied {place} to {served}", flush=True)
 
 
 # As it is where Python runs manage.py: the folder that is worked in, and not this program's.
@@ -51,6 +69,12 @@ for optional, *argv in json.loads(sys.argv[1]):
         code = exc.code if isinstance(exc.code, int) else int(bool(exc.code))
         if isinstance(exc.code, str):
             print(exc.code)
+    if argv[0] == "collectstatic" and not code:
+        try:
+            gather()
+        except Exception as exc:
+            print(f"the static files cannot be copied: {exc}")
+            code = 1
     print("::manage", argv[0], code or 0, flush=True)
     if code and not optional:
         sys.exit(1)

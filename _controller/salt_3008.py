@@ -12,6 +12,10 @@ what                             why                                            
                                  of a deploy
 ``warn_until_close``             Salt warns about its own unclosed objects, after the     3008.3
                                  operator's answer and without any means to act on it
+``salt.utils.minion.running``    one command of a checkout refuses another one for a     3008.3
+                                 whole other host; a site's own lock says who holds it
+``Single.run`` of salt-ssh       a host that cannot be worked on ends in a traceback, or  3008.3
+                                 after minutes; a run without a state is green
 ===============================  =======================================================  ==============
 
 A test for each fails when Salt no longer needs it. No grain, in spite of ``grains_dirs``: that is the place which
@@ -21,13 +25,24 @@ A daemon can load both places as well. Each patch decides on each call, and in a
 any other Salt than 3008, all stays as Salt has it.
 """
 
+import contextlib
+import fcntl
 import functools
+import getpass
+import json
 import os
+import pathlib
+import runpy
+import shlex
 import socket
 import sys
+import time
 
+import salt.client.ssh
 import salt.transport.base
 import salt.utils.event
+import salt.utils.json
+import salt.utils.minion
 import salt.utils.resource_warnings
 import salt.utils.vt
 import salt.version
@@ -50,10 +65,16 @@ def patch():
 
         salt-run state.orchestrate deploy
     """
+    opts = globals().get("__opts__") or {}
+    if "ext_pillar" in opts:
+        # Of a checkout in which nobody ran anything yet; Salt makes it too late.
+        os.makedirs(os.path.join(opts["cachedir"], "proc"), exist_ok=True)
     if salt.version.__version__.startswith("3008."):
         _wrap(salt.utils.event.SaltEvent, "connect_pull", _connect_pull)
         _wrap(salt.utils.vt.Terminal, "close", _close)
         _wrap(salt.utils.resource_warnings, "warn_until_close", _warn_until_close)
+        _wrap(salt.client.ssh.Single, "run", _run)
+        _wrap(salt.utils.minion, "running", _running)
     return {}
 
 
@@ -114,5 +135,122 @@ def _close(theirs, self, terminate=True, kill=False):
     return None
 
 
+def _running(_theirs, _opts):
+    return []
+
+
 def _warn_until_close(_theirs, *_args, **_kwargs):
     return None
+
+
+# Functions whose answer is states; none of them is never well.
+_STATES = (
+    "apply",
+    "highstate",
+    "sls",
+    "sls_id",
+    "single",
+    "high",
+    "low",
+    "template",
+    "template_str",
+    "top",
+    "orchestrate",
+)
+# Hosts that this command, or the orchestration that it is part of, has looked at already.
+LOOKED = "GOLDENPATH_LOOKED"
+
+
+@functools.cache
+def _reach():
+    """``reach.py`` beside this file, which Salt's loaders do not load."""
+    return runpy.run_path(str(pathlib.Path(__file__).with_name("reach.py")))
+
+
+def _run(theirs, self, deploy_attempted=False):
+    if deploy_attempted or self.opts.get("raw_shell") or self.winrm:
+        return theirs(self, deploy_attempted)
+    fault = _look(self)
+    if fault:
+        return _answer(fault)
+    with _turn(self):
+        try:
+            stdout, stderr, code = theirs(self, deploy_attempted)
+        except Exception as exc:
+            return _judged(self, None, "", 1, f"{type(exc).__name__}: {exc}")
+    return _judged(self, stdout, stderr, code, f"{stdout}\n{stderr}")
+
+
+_HELD = set()
+
+
+@contextlib.contextmanager
+def _turn(single):
+    """
+    One command with states at a time for each host: Salt sends modules and states to one place there, and the second
+    command would find another's, or none. Who waits is told for whom.
+    """
+    if not (single.fun or "").startswith("state.") or single.id in _HELD:
+        yield
+        return
+    folder = os.path.join(single.opts["cachedir"], "busy")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, single.id), "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            print(f"{single.id} is busy: {stream.read().strip() or 'another command'}. Waiting.", file=sys.stderr)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(f"{getpass.getuser()} runs {single.fun} since {time.strftime('%H:%M:%S')} (process {os.getpid()})")
+        stream.flush()
+        _HELD.add(single.id)
+        try:
+            yield
+        finally:
+            _HELD.discard(single.id)
+
+
+def _look(single):
+    """Why a host cannot be worked on; where a password is typed, ssh cannot be asked on the side."""
+    if single.target.get("passwd") or single.id in os.environ.get(LOOKED, "").split():
+        return ""
+    ssh, *words = shlex.split(single.shell._cmd_str(""))
+    argv = [ssh, "-o", f"ConnectTimeout={_reach()['SECONDS']}", *words]
+    return _reach()["fault"](single.id, argv, single.thin_dir, bool(single.target.get("sudo")))
+
+
+def _answer(sentence):
+    """As a host would answer: salt-ssh prints it, an orchestration's step fails by it."""
+    return json.dumps({"local": {"return": sentence, "retcode": 1}}), "", 1
+
+
+def _local(stdout):
+    try:
+        return salt.utils.json.find_json(stdout or "")["local"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _nothing(single, stdout):
+    """Whether states were asked for and none was run."""
+    kind, _, name = (single.fun or "").partition(".")
+    local = _local(stdout)
+    return kind == "state" and name in _STATES and isinstance(local, dict) and local.get("return") in ({}, None, [])
+
+
+def _judged(single, stdout, stderr, code, said):
+    if "Permission denied" in stderr:
+        return stdout, stderr, code
+    local = _local(stdout)
+    if local is None or (isinstance(local, str) and "Exception" in local):
+        lines = [line.strip() for line in (local or said).splitlines() if line.strip()]
+        last = (lines or ["it said nothing"])[-1][:300].rstrip(".")
+        return _answer(f"{single.id} gave no answer that Salt understands: {last}. Try: again, with --log-level=debug")
+    if _nothing(single, stdout):
+        return _answer(
+            f"No state was run on {single.id}: nothing was done. Try: again; where that does not help, salt-ssh -w "
+            f"{single.id} test.ping sends everything anew"
+        )
+    return stdout, stderr, code

@@ -10,6 +10,8 @@ import atexit
 import contextlib
 import json
 import os
+import pathlib
+import runpy
 import subprocess
 import sys
 import threading
@@ -101,7 +103,7 @@ class _Screen:
 
 def unreachable(roster, seconds):
     """
-    The hosts that ssh cannot enter. Asked at once; the connections stay open for what follows.
+    The hosts on which Salt cannot work, over ssh. Asked at once; the connections stay open for what follows.
 
     roster (dict)
         Host ids and their roster entries; those with a password are not asked.
@@ -116,21 +118,14 @@ def unreachable(roster, seconds):
 
         salt-run state.orchestrate deploy
     """
+    reach = runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / "_controller" / "reach.py"))
     faults = {}
 
     def ask(host, entry):
-        try:
-            done = subprocess.run(
-                [*_ssh(entry, seconds), "true"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                timeout=seconds + 20, check=False,
-            )  # fmt: skip
-            lines, failed = done.stderr.strip().splitlines(), done.returncode == 255
-        except (OSError, subprocess.TimeoutExpired) as exc:
-            lines, failed = [str(exc)], True
-        if failed:
-            reason = (lines or ["ssh gave no reason"])[-1].strip().rstrip(".")
-            faults[host] = f"{host} cannot be reached: {reason}. Try: salt-ssh {host} test.ping"
+        thin = entry.get("thin_dir") or (__opts__.get("roster_defaults") or {}).get("thin_dir") or "/var/tmp"  # noqa: S108
+        found = reach["fault"](host, _ssh(entry, seconds), thin, bool(entry.get("sudo")), seconds)
+        if found:
+            faults[host] = found
 
     threads = [
         threading.Thread(target=ask, args=item, daemon=True) for item in roster.items() if not item[1].get("passwd")
@@ -139,6 +134,8 @@ def unreachable(roster, seconds):
         thread.start()
     for thread in threads:
         thread.join()
+    # What follows in this command does not look again.
+    os.environ["GOLDENPATH_LOOKED"] = " ".join(sorted(set(roster) - set(faults)))
     return faults
 
 

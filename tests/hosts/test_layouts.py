@@ -174,6 +174,7 @@ class Sites:
         for slug in ("shop", "blog"):
             self.world.sh(
                 f"systemctl disable --now --quiet 'sum-{slug}-gunicorn.service'; systemctl stop 'sum-{slug}-*'; "
+                f"systemctl disable --now --quiet redis-server@{slug}; rm -rf /etc/redis/goldenpath-{slug}.conf; "
                 f"rm -rf /etc/systemd/system/sum-{slug}-* /srv/sum/{slug} /etc/goldenpath/sites/{slug}.json; "
                 f"runuser -u postgres -- dropdb --force sum-{slug}; runuser -u postgres -- dropuser sum-{slug}; "
                 f"userdel sum-{slug}",
@@ -185,6 +186,10 @@ class Sites:
 
 @pytest.fixture(scope="module")
 def sites(bookworm, tmp_path_factory):
+    # With a neighbour it gets a Redis of its own, which is its one restart (test_walls.py); here it has it before.
+    shared = bookworm.pillar["sites"][SLUG]["redis"]
+    bookworm.write_pillar(redis={**shared, "own": True})
+    bookworm.apply()
     sites = Sites(bookworm, tmp_path_factory.mktemp("sites"))
     try:
         sites.before = sites.first()
@@ -193,6 +198,7 @@ def sites(bookworm, tmp_path_factory):
         sites.after = sites.first()
         yield sites
     finally:
+        bookworm.write_pillar(redis=shared)
         sites.remove()
 
 

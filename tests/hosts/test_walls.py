@@ -259,7 +259,10 @@ def test_the_visitors_address_arrives_and_is_not_forged(two):
     told = json.loads(
         two.sh(f"curl -sk {forged} --resolve beta.example:443:{place} --data-binary whole https://beta.example/echo")
     )
-    assert told["REMOTE_ADDR"] == told["HTTP_X_FORWARDED_FOR"] == place and (told["length"], told["secure"]) == (5, True)
+    assert told["REMOTE_ADDR"] == told["HTTP_X_FORWARDED_FOR"] == place and (told["length"], told["secure"]) == (
+        5,
+        True,
+    )
 
 
 def test_visitors_never_read_a_bare_502(two):

@@ -5,19 +5,25 @@ Where a test says that Salt no longer needs a patch, remove the patch from _cont
 """
 
 import contextlib
+import inspect
+import json
 import logging
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 
 import pytest
 import salt._process_role
+import salt.client.ssh
 import salt.config
+import salt.payload
 import salt.utils.event
+import salt.utils.minion
 import salt.utils.resource_warnings
 import salt.utils.vt
 import salt.version
@@ -29,6 +35,8 @@ PATCHED = [
     (salt.utils.event.SaltEvent, "connect_pull"),
     (salt.utils.vt.Terminal, "close"),
     (salt.utils.resource_warnings, "warn_until_close"),
+    (salt.client.ssh.Single, "run"),
+    (salt.utils.minion, "running"),
 ]
 
 
@@ -38,7 +46,10 @@ def patches(load, tmp_path, monkeypatch):
     for owner, name in PATCHED:
         monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(salt._process_role, "_IS_CLI", True)
-    return load("_controller/salt_3008.py", opts={"ext_pillar": [], "sock_dir": str(tmp_path), "id": "web1"})
+    return load(
+        "_controller/salt_3008.py",
+        opts={"ext_pillar": [], "sock_dir": str(tmp_path), "id": "web1", "cachedir": str(tmp_path / "cache")},
+    )
 
 
 @pytest.fixture
@@ -261,3 +272,103 @@ def test_what_is_patched_stands_in_the_table(patches):
     before = [getattr(owner, name) for owner, name in PATCHED]
     patches.patch()
     assert all(getattr(owner, name) is not was for (owner, name), was in zip(PATCHED, before, strict=True))
+
+
+# salt-ssh
+
+
+class Single:
+    """As much of Salt's as the patch asks for: a command to a host that answers what a test says."""
+
+    def __init__(self, folder, fun="state.apply", answer=None, fails=None):
+        self.opts, self.winrm, self.id, self.fun = {"cachedir": str(folder)}, False, "web1", fun
+        self.target, self.thin_dir, self.answer, self.fails = {}, "/thin", answer, fails
+
+    def run(self, deploy_attempted=False):
+        if self.fails:
+            raise self.fails
+        return self.answer
+
+
+@pytest.fixture
+def ssh(patches, tmp_path, monkeypatch):
+    monkeypatch.setattr(patches, "_look", lambda single: "")
+
+    def ask(**options):
+        stdout, _, code = patches._run(Single.run, Single(tmp_path, **options))
+        local = json.loads(stdout)["local"]
+        return local["return"] if isinstance(local, dict) else local, code
+
+    return ask
+
+
+def answered(value, code=0):
+    return json.dumps({"local": {"return": value, "retcode": code}}), "", code
+
+
+STATE = {"file_|-x_|-x_|-managed": {"result": True}}
+
+
+@pytest.mark.parametrize("value", [{}, [], None])
+@pytest.mark.parametrize("fun", ["state.apply", "state.sls", "state.highstate", "state.single"])
+def test_a_run_without_a_state_is_never_green(ssh, fun, value):
+    told, code = ssh(fun=fun, answer=answered(value))
+    assert "No state was run on web1: nothing was done. Try: " in told and code == 1
+
+
+def test_what_did_something_stays_as_it_is(ssh):
+    assert ssh(answer=answered(STATE)) == (STATE, 0)
+    assert ssh(fun="goldenpath.backups", answer=answered({})) == ({}, 0)
+    assert ssh(fun="state.show_top", answer=answered({})) == ({}, 0)
+    assert ssh(answer=answered(["Rendering SLS failed"], 1)) == (["Rendering SLS failed"], 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"answer": ("", "Traceback (most recent call last):\n  File x\ntarfile.ReadError: not a gzip file\n", 1)},
+        {"fails": tarfile.ReadError("not a gzip file")}, {"fails": RecursionError("x\ny: not a gzip file")},
+    ],
+)  # fmt: skip
+def test_a_host_that_answers_nonsense_is_one_sentence(ssh, options):
+    told, code = ssh(**options)
+    assert told.startswith("web1 gave no answer that Salt understands: ") and "\n" not in told and code == 1
+    assert "not a gzip file. Try: " in told
+
+
+def test_nothing_is_no_success(ssh):
+    told, code = ssh(answer=("", "", 0))
+    assert "it said nothing" in told and code == 1
+
+
+def test_a_second_command_to_a_host_waits_and_is_told_for_whom(ssh, patches, tmp_path, capsys):
+    single, began = Single(tmp_path), threading.Event()
+
+    def slow(*_):
+        began.set()
+        time.sleep(0.5)
+        return answered(STATE)
+
+    thread = threading.Thread(target=lambda: patches._run(slow, single))
+    # Another process has locks of its own; here the thread stands for one.
+    patches._HELD = type("Nobody", (set,), {"__contains__": lambda self, _: False})()
+    thread.start()
+    began.wait(5)
+    asked = time.monotonic()
+    assert ssh(answer=answered(STATE)) == (STATE, 0)
+    thread.join(5)
+    assert time.monotonic() - asked > 0.3
+    assert "web1 is busy: " in (told := capsys.readouterr().err) and " runs state.apply since " in told
+
+
+def test_commands_of_one_checkout_refuse_no_other(patches, tmp_path):
+    """Salt still does: a file of a running job is enough."""
+    folder = tmp_path / "cache/proc"
+    folder.mkdir(parents=True)
+    job = {"jid": "1", "fun": "state.apply", "pid": os.getpid(), "tgt": "web2"}
+    (folder / "1").write_bytes(salt.payload.dumps(job))
+    monkey = {"cachedir": str(tmp_path / "cache"), "id": "x", "__role": "master", "pki_dir": ""}
+    assert "proc" in inspect.getsource(salt.utils.minion.running)
+    patches.patch()
+    assert salt.utils.minion.running(monkey) == []
+    assert (tmp_path / "cache/proc").is_dir()

@@ -1,6 +1,7 @@
 """What an operator sees of a deploy while it runs."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -92,10 +93,15 @@ def test_the_table_waits_for_the_last_line(module, capsys):
 
 def test_hosts_that_ssh_cannot_enter_are_told(module, tmp_path, monkeypatch):
     """All at once, in ssh's own words; those with a password are not asked."""
+    there = 'for last; do :; done; exec sh -c "$last"'
     (tmp_path / "ssh").write_text(
-        "#!/bin/sh\ncase \"$*\" in *root@good*) exit 0;; esac\necho 'no route.' >&2; exit 255\n"
+        f'#!/bin/sh\ncase "$*" in *root@good*) {there};; esac\necho no route. >&2; exit 255\n'
     )
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     roster = {"web1": {"host": "good"}, "web2": {"host": "bad"}, "web3": {"host": "bad", "passwd": "x"}}
-    assert module.unreachable(roster, 1) == {"web2": "web2 cannot be reached: no route. Try: salt-ssh web2 test.ping"}
+    module.__opts__["roster_defaults"] = {"thin_dir": str(tmp_path / "thin")}
+    monkeypatch.delenv("GOLDENPATH_LOOKED", raising=False)
+    assert module.unreachable(roster, 1) == {"web2": "web2 cannot be reached: no route. Try: ssh root@bad"}
+    # The steps of the same command do not look again.
+    assert os.environ["GOLDENPATH_LOOKED"].split() == ["web1", "web3"]

@@ -14,6 +14,8 @@ what                             why                                            
                                  operator's answer and without any means to act on it
 ``salt.utils.minion.running``    one command of a checkout refuses another one for a     3008.3
                                  whole other host; a site's own lock says who holds it
+``Pillar.render_pstate``         a mistake in a pillar file is a traceback with what      3008.3
+                                 stands around it, secrets among it, and names no file
 ``Single.run`` of salt-ssh       a host that cannot be worked on ends in a traceback, or  3008.3
                                  after minutes; a run without a state is green
 ===============================  =======================================================  ==============
@@ -30,6 +32,7 @@ import fcntl
 import functools
 import getpass
 import json
+import logging
 import os
 import pathlib
 import runpy
@@ -39,6 +42,7 @@ import sys
 import time
 
 import salt.client.ssh
+import salt.pillar
 import salt.transport.base
 import salt.utils.event
 import salt.utils.json
@@ -75,6 +79,7 @@ def patch():
         _wrap(salt.utils.resource_warnings, "warn_until_close", _warn_until_close)
         _wrap(salt.client.ssh.Single, "run", _run)
         _wrap(salt.utils.minion, "running", _running)
+        _wrap(salt.pillar.Pillar, "render_pstate", _render_pstate)
     return {}
 
 
@@ -133,6 +138,62 @@ def _close(theirs, self, terminate=True, kill=False):
             setattr(self, name, None)
     self.closed = True
     return None
+
+
+def _render_pstate(theirs, self, sls, *args, **kwargs):
+    real, faults, paths = salt.pillar.compile_template, [], []
+
+    def noting(path, *more, **options):
+        paths.append(path)
+        try:
+            return real(path, *more, **options)
+        except Exception as exc:
+            faults.append(_mistake(path, exc))
+            raise
+
+    # They would tell the text around the mistake.
+    loggers = [logging.getLogger(name) for name in ("salt.pillar", "salt.utils.templates", "salt.template")]
+    salt.pillar.compile_template = noting
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        state, mods, errors = theirs(self, sls, *args, **kwargs)
+    finally:
+        salt.pillar.compile_template = real
+        for logger in loggers:
+            logger.disabled = False
+    if faults and errors:
+        errors[-1:] = faults[-1:]
+    elif errors and paths and "does not render to a dictionary" in errors[-1]:
+        errors[-1:] = [
+            f"{_short(paths[-1])}: is no mapping. Try: names and colons, as pillar/hosts/example.sls has them"
+        ]
+    return state, mods, errors
+
+
+# What YAML says, and what it is most often.
+_HINTS = {
+    "cannot start any token": " (a tab, where YAML takes blanks alone?)",
+    "mapping values are not allowed": " (no blank behind a colon, here or on the line before?)",
+    "could not find expected ':'": " (no blank behind a colon?)",
+    "unexpected end of stream": " (a quote that is not closed?)",
+}
+
+
+def _short(path):
+    short = os.path.relpath(path)
+    return path if short.startswith("..") else short
+
+
+def _mistake(path, exc):
+    """A mistake in a pillar's file: where it is, what it is, and nothing of what stands there."""
+    line = getattr(exc, "line_num", None)
+    cause = exc.__cause__ or exc.__context__
+    if (mark := getattr(cause, "problem_mark", None)) is not None:
+        line = mark.line + 1
+    what = str(getattr(cause, "problem", None) or getattr(exc, "error", None) or exc).splitlines()[0].rstrip(".")
+    hint = next((hint for words, hint in _HINTS.items() if words in what), "")
+    return f"{_short(path)}{f', line {line}' if line else ''}: {what}{hint}. Try: mend that line"
 
 
 def _running(_theirs, _opts):

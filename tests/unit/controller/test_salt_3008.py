@@ -22,6 +22,7 @@ import salt._process_role
 import salt.client.ssh
 import salt.config
 import salt.payload
+import salt.pillar
 import salt.utils.event
 import salt.utils.minion
 import salt.utils.resource_warnings
@@ -37,6 +38,7 @@ PATCHED = [
     (salt.utils.resource_warnings, "warn_until_close"),
     (salt.client.ssh.Single, "run"),
     (salt.utils.minion, "running"),
+    (salt.pillar.Pillar, "render_pstate"),
 ]
 
 
@@ -372,3 +374,49 @@ def test_commands_of_one_checkout_refuse_no_other(patches, tmp_path):
     patches.patch()
     assert salt.utils.minion.running(monkey) == []
     assert (tmp_path / "cache/proc").is_dir()
+
+
+# Pillars
+
+
+@pytest.fixture
+def compiled(patches, tmp_path, caplog):
+    """What Salt says of a pillar file's text, and everything that it logs."""
+
+    def render(text):
+        files = tmp_path / "pillar"
+        (files / "hosts").mkdir(parents=True, exist_ok=True)
+        (files / "top.sls").write_text("base: {'*': [hosts.web1]}\n")
+        (files / "hosts/web1.sls").write_text(text)
+        opts = salt.config.master_config(None)
+        opts.update(
+            root_dir=str(tmp_path), cachedir=str(tmp_path / "cache"), extension_modules=str(tmp_path / "ext"),
+            pillar_roots={"base": [str(files)]}, file_client="local", ext_pillar=[], pillar={}, id="web1",
+        )  # fmt: skip
+        patches.patch()
+        found = salt.pillar.Pillar(opts, {"id": "web1"}, "web1", "base").compile_pillar()
+        return found.get("_errors", []), caplog.text
+
+    return render
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nsecret: s3cr3t-canary\nsites:\n\tx: 1\n", "line 4: found character that cannot start any token (a tab"),
+        ("a: 1\nsites:\n  project:x\n  secret: s3cr3t-canary\n", "line 4: mapping values are not allowed"),
+        ('a: 1\nsecret: "s3cr3t-canary\n', "found unexpected end of stream (a quote that is not closed?)"),
+        ("secret: s3cr3t-canary\na: {{ nobody.x }}\n", "line 2: Jinja variable 'nobody' is undefined"),
+        ("secret: s3cr3t-canary\na: {% if %}\n", "line 2: Jinja syntax error"),
+        ("a: 1\na: s3cr3t-canary\n", "line 2: found conflicting ID 'a'"),
+        ("- s3cr3t-canary\n", "web1.sls: is no mapping. Try: "),
+    ],
+)
+def test_a_mistake_in_a_pillar_file_is_its_place_and_no_secret(compiled, text, told):
+    (error,), logged = compiled(text)
+    assert "pillar/hosts/web1.sls" in error and told in error and "Try: " in error and "\n" not in error
+    assert "canary" not in error and "canary" not in logged and "Traceback" not in logged
+
+
+def test_a_pillar_without_a_mistake(compiled):
+    assert compiled("a: 1\n")[0] == []

@@ -42,6 +42,7 @@ import sys
 import time
 
 import salt.client.ssh
+import salt.client.ssh.wrapper
 import salt.pillar
 import salt.transport.base
 import salt.utils.event
@@ -237,6 +238,11 @@ def _run(theirs, self, deploy_attempted=False):
     with _turn(self):
         try:
             stdout, stderr, code = theirs(self, deploy_attempted)
+        except salt.client.ssh.wrapper.SSHException as exc:
+            # What a host answered, as Salt has it: a state that failed, say. Its noise is no answer.
+            if exc.parsed and "local" in exc.parsed:
+                raise
+            return _judged(self, None, "", 1, f"{exc.stdout}\n{exc.stderr}")
         except Exception as exc:
             return _judged(self, None, "", 1, f"{type(exc).__name__}: {exc}")
     return _judged(self, stdout, stderr, code, f"{stdout}\n{stderr}")

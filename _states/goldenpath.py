@@ -22,6 +22,42 @@ def _not_yet(name, what):
     return None
 
 
+def ours(name, sites=()):
+    """
+    This host, and its sites, are ours or nobody's: what is somebody else's is never run over. Comes before everything
+    else, and the first time it is so it leaves a mark. All findings are told at once.
+
+    name (str)
+        Only names the state.
+    sites (list)
+        The pillar's sites.
+
+    .. code-block:: yaml
+
+        base-look:
+          goldenpath.ours:
+            - name: host
+            - sites: [acme-kitchens]
+            - order: first
+            - failhard: True
+    """
+    unmarked = __salt__["foreign.unmarked"](sites)
+    if not unmarked:
+        return _ret(name, comment="This host and its sites are ours")
+    found = __salt__["foreign.findings"](sites)
+    if found:
+        told = "\n".join(f"- {sentence}" for sentence in found)
+        return _ret(name, False, f"{__grains__['id']} is in use by somebody else, and nothing was changed:\n{told}")
+    changes = {"ours": {"old": "", "new": ", ".join(unmarked)}}
+    if __opts__["test"]:
+        return _ret(name, None, "Nothing of somebody else's is there; it would be marked as ours", changes)
+    try:
+        __salt__["foreign.mark"](sites)
+    except OSError as exc:
+        return _ret(name, False, f"{exc}. Try: df -h /var")
+    return _ret(name, True, "Nothing of somebody else's is there; it is marked as ours", changes)
+
+
 def redis_ping(name, site=None):
     """
     Redis answers PONG. Nothing is changed.

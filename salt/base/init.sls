@@ -1,6 +1,14 @@
 # Managed by Golden Path. What every host has: the stack's packages, uv, clock, security updates.
 {%- from "base/map.jinja" import base with context %}
 
+# Before the first change: a host, or a site, of somebody else is refused as a whole.
+base-look:
+  goldenpath.ours:
+    - name: host
+    - sites: {{ pillar.sites | list | tojson }}
+    - order: first
+    - failhard: True
+
 # The package's own service would take port 80. One that was there before is somebody's, and is left alone.
 base-no-nginx:
   packages.quiet:

@@ -38,12 +38,13 @@ HOSTS = {
 def broken(world, name):
     breaks, mends, sentence = HOSTS[name]
     world.sh(breaks)
-    # What ssh keeps open was let in before.
-    world.sh("pkill -f 'sshd.*@notty' || true", check=False)
+    # What ssh keeps open was let in before, and after.
+    closed = "pkill -f 'sshd.*notty' || true"
+    world.sh(closed, check=False)
     try:
         yield sentence
     finally:
-        world.sh(mends)
+        world.sh(f"{mends}; {closed}", check=False)
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -273,7 +273,7 @@ def test_visitors_never_read_a_bare_502(two):
         there = "--resolve beta.example:443:127.0.0.1 https://beta.example"
         assert two.sh(f"{ask} {there}/") == "503 text/html; charset=utf-8 30"
         assert "will be back in a few minutes" in two.sh("cat /tmp/page")
-        assert two.sh(f"{ask} {there}/health/") == "503 application/json 30"
+        assert two.sh(f"{ask} {there}/up") == "503 application/json 30"
         assert json.loads(two.sh("cat /tmp/page")) == {"status": "unreachable"}
     finally:
         two.sh(f"systemctl start sum-beta-gunicorn@{live}.socket sum-beta-gunicorn@{live}.service")

@@ -29,6 +29,7 @@ import salt.utils.resource_warnings
 import salt.utils.vt
 import salt.version
 import yaml
+from salt.client.ssh import wrapper
 
 from tests.conftest import ROOT
 
@@ -329,6 +330,7 @@ def test_what_did_something_stays_as_it_is(ssh):
     "options",
     [
         {"answer": ("", "Traceback (most recent call last):\n  File x\ntarfile.ReadError: not a gzip file\n", 1)},
+        {"fails": wrapper.SSHCommandExecutionError("", "File x\ntarfile.ReadError: not a gzip file\n", 1)},
         {"fails": tarfile.ReadError("not a gzip file")}, {"fails": RecursionError("x\ny: not a gzip file")},
     ],
 )  # fmt: skip
@@ -336,6 +338,12 @@ def test_a_host_that_answers_nonsense_is_one_sentence(ssh, options):
     told, code = ssh(**options)
     assert told.startswith("web1 gave no answer that Salt understands: ") and "\n" not in told and code == 1
     assert "not a gzip file. Try: " in told
+
+
+def test_a_state_that_failed_is_salts_own_affair(ssh):
+    parsed = {"local": {"return": {**STATE, "x": {"result": False}}, "retcode": 2}}
+    with pytest.raises(wrapper.SSHCommandExecutionError):
+        ssh(fails=wrapper.SSHCommandExecutionError(json.dumps(parsed), "", 2, parsed=parsed))
 
 
 def test_nothing_is_no_success(ssh):

@@ -5,7 +5,7 @@
     "backup": ["backup of every site", "backup", schedule.backup, "30min"],
     "drill": ["restore drill of every site", "drill", schedule.drill, "30min"],
     "check": ["prune and check the backups", "check", schedule.check, "30min"],
-    "watch": ["look for overdue backups and restless services", "watch", "*-*-* *:00/15:00", "2min"],
+    "watch": ["look for what is down, overdue or restless", "watch", "*-*-* *:*:00", "10s"],
 } %}
 
 include:

@@ -714,6 +714,20 @@ def test_deploys_hear_of_old_backups(site):
         site.sh(f"mv /root/record {record}")
 
 
+def test_a_site_that_is_down_is_heard_and_its_return_too(site):
+    """The timer starts it every minute; here the test does."""
+    units = f"sum-{SLUG}-gunicorn@{site.live()}.socket sum-{SLUG}-gunicorn@{site.live()}.service"
+    told = heard(site, "watch", f"rm -f /var/lib/goldenpath/backup/watch.state; systemctl stop {units}")
+    assert f"sum-{SLUG}-gunicorn@{site.live()}.service on {site.name} should run and does not" in told
+    assert f"{SLUG} on {site.name} is " in told and " for visitors: " in told
+    shown = site.sh("goldenpath ps")
+    assert "should run and does not" in shown and "for visitors: " in shown
+    told = heard(site, "watch", f"systemctl start {units}")
+    assert told.count("It is over: ") == 2
+    assert program(site, "watch")[0] == 0
+    assert site.sh("systemctl cat goldenpath-watch.timer | grep -m1 ^OnCalendar=") == "OnCalendar=*-*-* *:*:00"
+
+
 def test_a_failed_unit_of_the_site_is_heard(site):
     site.listener.alerts.clear()
     unit = f"sum-{SLUG}-celerybeat.service"

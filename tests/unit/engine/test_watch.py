@@ -6,7 +6,7 @@ import pathlib
 import time
 
 import pytest
-from goldenpath import cli, files, journal, lock, process, watch
+from goldenpath import cli, files, journal, lock, process, signs, watch
 from goldenpath import host as hosts
 from goldenpath import site as sites
 from goldenpath.errors import Failed
@@ -62,6 +62,8 @@ def services(host, monkeypatch):
         return process.Done(0, "\n".join(["Id=caddy.service\nNRestarts=0\n", *blocks]), "")
 
     monkeypatch.setattr(process, "run", run)
+    for name in ("now", "slow", "standing"):
+        monkeypatch.setattr(signs, name, lambda *_, name=name: list(state.get(name, [])))
     return counts, state
 
 
@@ -95,6 +97,51 @@ def test_what_is_overdue_is_told_every_six_hours(services, host, capsys, monkeyp
     now = time.time()
     monkeypatch.setattr(watch.time, "time", lambda: now + watch.AGAIN + 60)
     assert "The last good backup" in watched(capsys)[0]
+
+
+def test_trouble_is_told_once_reminded_of_and_taken_back(services, capsys, monkeypatch):
+    state = services[1]
+    state["now"] = [
+        "acme on web1 is unreachable for visitors: no answer within 5 s. Try: goldenpath health acme --front"
+    ]
+    assert watched(capsys) == state["now"] and watched(capsys) == []
+    # Another figure in it is no other trouble.
+    state["now"] = [state["now"][0].replace("5 s", "6 s")]
+    assert watched(capsys) == []
+    now = time.time()
+    monkeypatch.setattr(watch.time, "time", lambda: now + watch.AGAIN + 60)
+    assert watched(capsys) == state["now"]
+    state["now"] = []
+    assert watched(capsys) == [
+        "It is over: acme on web1 is unreachable for visitors: no answer within 6 s. Try: goldenpath ps"
+    ]
+    assert watched(capsys) == []
+
+
+def test_what_waits_for_a_person_is_told_rarely(services, capsys, monkeypatch):
+    services[1]["standing"] = ["web1 has waited 2 days for a reboot, after updates. Try: systemctl reboot"]
+    assert watched(capsys) == services[1]["standing"]
+    now = time.time()
+    monkeypatch.setattr(watch.time, "time", lambda: now + watch.AGAIN + 60)
+    assert watched(capsys) == []
+    monkeypatch.setattr(watch.time, "time", lambda: now + watch.RARELY + 60)
+    assert watched(capsys) == services[1]["standing"]
+
+
+def test_what_comes_in_days_is_looked_at_now_and_then(services, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(signs, "slow", lambda *_: asked.append(1) or ["The certificate has 9 days left. Try: x"])
+    assert watched(capsys) == ["The certificate has 9 days left. Try: x"]
+    # In between it counts as it was, and is not over.
+    assert watched(capsys) == [] and asked == [1]
+
+
+def test_the_memory_of_an_earlier_version(services, capsys):
+    state = services[1]
+    state["now"] = ["It is down. Try: x"]
+    key = state["now"][0]
+    files.write_json(f"{journal.folder()}/watch.state", {"told": {key: time.time(), "gone": time.time()}})
+    assert watched(capsys) == []
 
 
 def test_a_restore_that_nobody_heals_is_told(services, capsys):

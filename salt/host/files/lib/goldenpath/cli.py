@@ -27,6 +27,7 @@ from . import (
     release,
     rollback,
     settle,
+    signs,
     text,
     units,
     watch,
@@ -187,7 +188,11 @@ def _exchange(arguments):
 
 def _ps(arguments):
     found = facts.gather()
-    return found if arguments.json else facts.table(found)
+    if arguments.json:
+        return found
+    every = sites.every()
+    wrong = [f"  {sentence}" for sentence in (*signs.now(every), *signs.slow(every), *signs.standing())]
+    return "\n".join([facts.table(found), *wrong])
 
 
 # The verb, its help, how its site is given (0: not at all), and its work.

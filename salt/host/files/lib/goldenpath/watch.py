@@ -1,14 +1,16 @@
-"""What fails by not happening: overdue backups and drills, services that start again and again, restores unhealed."""
+"""What is told without anybody asking: what is overdue, restless, down, or would be soon."""
 
 import re
 import time
 
-from . import files, host, journal, text, units
+from . import files, host, journal, signs, text, units
 from . import site as sites
 from .errors import Failed
 
 # An alert about the same thing that is overdue.
 AGAIN = 6 * 3600
+# About what waits for a person; and how often what comes in days is looked at.
+RARELY, SLOW = 7 * 86400, 900
 HEAL = "goldenpath-heal.service"
 WATCHED = (
     "sum-*.service",
@@ -35,17 +37,29 @@ def freshness(found):
 
 
 def look():
-    """Raise Failed with a sentence for each thing that is wrong, once in a while. Returns what was told before."""
+    """
+    Raise Failed with a sentence for each thing that is wrong: once, again after some hours, and once more when it is
+    over. Returns what was told before.
+    """
     path = f"{journal.folder()}/watch.state"
     last, faults, known, told = files.read_json(path), [], [], {}
+    every, slow = sites.every(), {"at": time.time(), "found": []}
+    if 0 <= time.time() - last.get("slow", {}).get("at", 0) < SLOW:
+        slow = last["slow"]
+    else:
+        slow["found"] = signs.slow(every)
     overdue = [sentence for site in sites.backed_up() if site.current for sentence, _ in _overdue(site)]
-    for sentence in overdue + _unhealed():
+    standing = signs.standing()
+    for sentence in [*overdue, *_unhealed(), *signs.now(every), *slow["found"], *standing]:
         key = re.sub(r"\d+", "", sentence)
-        before = last.get("told", {}).get(key, 0)
+        before = _told(last, key)
         # A clock that was set back does not silence anything.
-        fresh = not 0 <= time.time() - before < AGAIN
-        told[key] = time.time() if fresh else before
+        fresh = not 0 <= time.time() - before < (RARELY if sentence in standing else AGAIN)
+        told[key] = {"at": time.time() if fresh else before, "sentence": sentence}
         (faults if fresh else known).append(sentence)
+    for key, each in last.get("told", {}).items():
+        if key not in told and isinstance(each, dict):
+            faults.append(f"It is over: {each['sentence'].partition('. Try: ')[0]}. Try: goldenpath ps")
     restarts = _restarts()
     for unit, count in sorted(restarts.items()):
         before = last.get("restarts", {}).get(unit, 0)
@@ -56,10 +70,16 @@ def look():
                 f"{unit} on {host.name()} failed and was started again, {risen} times since the last look. "
                 f"Try: journalctl -u {unit}"
             )
-    files.write_json(path, {"restarts": restarts, "told": told})
+    files.write_json(path, {"restarts": restarts, "told": told, "slow": slow})
     if faults:
         raise Failed("\n".join(faults))
     return {"watched": text.now(), "told_before": known}
+
+
+def _told(last, key):
+    """When something was told; what an earlier version wrote is the time alone."""
+    found = last.get("told", {}).get(key, 0)
+    return found["at"] if isinstance(found, dict) else found
 
 
 def _overdue(site):

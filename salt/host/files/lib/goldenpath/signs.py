@@ -1,0 +1,138 @@
+"""
+Signs of trouble on a host that nobody asks about: each is a sentence with what to type. The watch tells them, ``ps``
+shows them; what they need is asked of the host itself.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import ssl
+import time
+
+from . import health, host, postgres, process, redis_gate, text, units
+from .errors import Failed
+
+OPENSSL = "/usr/bin/openssl"
+REBOOT = "/run/reboot-required"
+# Where what a host writes lies; each filesystem counts once.
+PLACES = ("/", "/var", "/srv", "/var/lib/postgresql", "/var/lib/redis", "/var/log", "/tmp")  # noqa: S108
+# Per cent in use.
+FULL = 90
+# Caddy renews when a third of a certificate's life is left; what has less was not renewed.
+LIFE = 0.3
+# One answer that is late is no trouble yet.
+AGAIN_SECONDS = 5
+
+
+def now(sites):
+    """What visitors feel, or would feel next: asked every minute. sites: those of this host."""
+    live = [site for site in sites if site.current]
+    found = [*_redis(live), *_postgres(live)]
+    for site in live:
+        found += _site(site)
+    return [*found, *_disks()]
+
+
+def slow(sites):
+    """What comes in days: asked now and then."""
+    return [sentence for site in sites if site.current for sentence in _certificates(site)]
+
+
+def standing():
+    """What waits for a person, and is told once in a while."""
+    if not os.path.exists(REBOOT):
+        return []
+    days = text.duration(time.time() - os.stat(REBOOT).st_mtime)
+    return [f"{host.name()} has waited {days} for a reboot, after updates. Try: systemctl reboot"]
+
+
+def _redis(sites):
+    own = redis_gate.own()
+    for slug in (None, *(site.slug for site in sites if site.slug in own)):
+        answer = redis_gate.answer(host.name(), again=lambda sls="redis": host.command("state.apply", sls), slug=slug)
+        if answer != "PONG":
+            yield answer
+
+
+def _postgres(sites):
+    if not sites:
+        return
+    try:
+        postgres.sql("SELECT 1;", timeout=10)
+    except Failed as exc:
+        yield f"On {host.name()} {str(exc)[:1].lower()}{str(exc)[1:]}"
+
+
+def _site(site):
+    if site.maintenance():
+        return
+    down = [step.partition(" ")[2] for step in units.unsettled(site) if step.startswith("start ")]
+    if down:
+        yield f"{', '.join(down)} on {host.name()} should run and does not. Try: {host.command('state.apply site')}"
+    for turn in range(2):
+        answer = health.ask(site, front=True, verify=False)
+        if answer["status"] in ("ok", "degraded"):
+            break
+        if not turn:
+            time.sleep(AGAIN_SECONDS)
+    if answer["status"] == "degraded":
+        yield f"{site.slug} on {host.name()} is degraded: {answer['message']}. Try: goldenpath health {site.slug}"
+    elif answer["status"] != "ok" and not site.maintenance():
+        yield (
+            f"{site.slug} on {host.name()} is {answer['status']} for visitors: {answer['message']}. "
+            f"Try: goldenpath health {site.slug} --front"
+        )
+
+
+def _disks():
+    seen = set()
+    for place in PLACES:
+        with contextlib.suppress(OSError):
+            device, disk = os.stat(place).st_dev, os.statvfs(place)
+            if device in seen or not disk.f_blocks:
+                continue
+            seen.add(device)
+            used = 100 - 100 * disk.f_bavail // disk.f_blocks
+            if used >= FULL:
+                left, below = text.size(disk.f_bavail * disk.f_frsize), place.rstrip("/")
+                yield f"{place} on {host.name()} is full to {used} %, {left} are left. Try: du -xsh {below}/*"
+            if disk.f_files and 100 * disk.f_ffree < (100 - FULL) * disk.f_files:
+                yield f"{place} on {host.name()} has {disk.f_ffree} inodes left for files. Try: du -x --inodes {place}"
+
+
+def _certificates(site):
+    for domain in site.facts.get("domains", ()):
+        try:
+            begin, end = life(domain)
+        except (OSError, ValueError, IndexError):
+            # That nobody answers is told by the health of the site.
+            continue
+        left, whole = end - time.time(), end - begin
+        if left < LIFE * whole:
+            yield (
+                f"The certificate of {domain} on {host.name()} has {text.duration(max(0, left))} left of "
+                f"{text.duration(whole)} and was not renewed{_why(domain)}. Try: journalctl -u caddy"
+            )
+
+
+def life(domain):
+    """From when until when the certificate that visitors of a domain get is valid: seconds since the epoch."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(health.FRONT, timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=domain) as connection,
+    ):
+        data = connection.getpeercert(binary_form=True)
+    said = process.run([OPENSSL, "x509", "-noout", "-startdate", "-enddate"], text=ssl.DER_cert_to_PEM_cert(data))
+    times = dict(line.split("=", 1) for line in said.output.splitlines() if "=" in line)
+    return tuple(ssl.cert_time_to_seconds(times[name]) for name in ("notBefore", "notAfter"))
+
+
+def _why(domain):
+    """Caddy's last words about a domain's certificate, as the end of a sentence."""
+    said = units.journal("caddy.service", time.time() - 2 * 86400, 2000)
+    lines = [line for line in said.splitlines() if domain in line and re.search("obtain|renew|challenge", line)]
+    told = re.findall(r'"(?:error|detail)":"((?:[^"\\]|\\.)*)"', "\n".join(lines))
+    return f": {text.printable(told[-1])[:200].rstrip('.')}" if told else ""

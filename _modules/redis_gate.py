@@ -39,6 +39,17 @@ CHECKS = (
 # What an operator types, for the instance that is asked.
 STATUS = "systemctl status {unit}"
 LOG = "tail -n 20 {log}"
+LOG_FILE = "/var/log/redis/redis-server{}.log"
+# What was written last may be lost by it; what there was before is kept aside.
+REPAIR = (
+    "systemctl stop {unit}; cp -a {data} /root/redis.before; "
+    "yes | redis-check-aof --fix {data}/appendonlydir/*.manifest; systemctl start {unit}"
+)
+_DAMAGE = (
+    r"Bad file format|Unexpected end of file|Fatal error loading|manifest|Unrecoverable error|Error reading"
+    r"|Wrong signature|Can't (open|chdir|handle)|Failed (opening|to open|to create)|FATAL CONFIG|Bad directive"
+    r"|Short read|Internal error in RDB"
+)
 FULL = 90  # per cent of maxmemory, taken by what cannot be evicted
 MEANINGS = {
     "NOAUTH": ("it asks for a password (NOAUTH), which nothing here has", None),
@@ -84,13 +95,31 @@ class Instance(typing.NamedTuple):
         """What a sentence calls it."""
         return f"Redis of {self.slug} on {host_id}" if self.slug else f"Redis on {host_id}"
 
+    @property
+    def log(self):
+        """Its log file."""
+        return LOG_FILE.format(f"-{self.slug}" if self.slug else "")
+
+    def damage(self):
+        """Why it does not start, in its own last words, and what mends that; nothing where it does not say."""
+        last = ""
+        with contextlib.suppress(OSError), open(self.log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            for line in file.read().decode(errors="replace").splitlines():
+                if "Server initialized" in line or "Ready to accept" in line:
+                    last = last if "Server initialized" in line else ""
+                elif re.search(_DAMAGE, line):
+                    last = line.partition(" # ")[2].strip() or line.strip()
+        return (_shown(last, 160), REPAIR if re.search("append only|AOF", last) else LOG) if last else ("", None)
+
     def words(self, hint):
         """A command for the operator, about this instance."""
         if not hint:
             return hint
-        log = f"/var/log/redis/redis-server{f'-{self.slug}' if self.slug else ''}.log"
         admin = f"goldenpath redis {self.slug}" if self.slug else "goldenpath redis"
-        words = {"unit": self.unit, "log": log, "admin": admin, "cli": admin if self.slug else "redis-cli"}
+        data = f"/var/lib/redis/{self.slug}" if self.slug else "/var/lib/redis"
+        cli = admin if self.slug else "redis-cli"
+        words = {"unit": self.unit, "log": self.log, "data": data, "admin": admin, "cli": cli}
         for name, word in words.items():
             hint = hint.replace(f"{{{name}}}", word)
         return hint
@@ -236,7 +265,9 @@ class _Redis:
         except TimeoutError:
             raise Fault(f"no answer from {self.place} within {self.timeout:g} s", LOG) from None
         except ConnectionRefusedError:
-            raise NobodyListens(f"connection refused on {self.place}", STATUS) from None
+            damage, repair = self.instance.damage()
+            why = f", it does not start: {damage}" if damage else ""
+            raise NobodyListens(f"connection refused on {self.place}{why}", repair or STATUS) from None
         except (ConnectionResetError, BrokenPipeError):
             raise self._closed() from None
         except OSError as exc:

@@ -58,6 +58,57 @@ def ours(name, sites=()):
     return _ret(name, True, "Nothing of somebody else's is there; it is marked as ours", changes)
 
 
+def sysctl(name, value, config, without):
+    """
+    A setting of the kernel, now and after a boot. A guest that shares its kernel, as in LXC or OpenVZ, may not set it:
+    that is a remark with what follows from it, and keeps nothing else from its turn.
+
+    name (str)
+        The setting, such as ``vm.overcommit_memory``.
+    value (int)
+        Its value.
+    config (str)
+        The file under ``/etc/sysctl.d`` that says so at boot.
+    without (str)
+        What follows where it cannot be set, as the end of a sentence.
+
+    .. code-block:: yaml
+
+        redis-memory-overcommit:
+          goldenpath.sysctl:
+            - name: vm.overcommit_memory
+            - value: 1
+            - config: /etc/sysctl.d/60-goldenpath-redis.conf
+            - without: Redis may fail to save while memory is short
+    """
+    text, changes = f"{name} = {value}\n", {}
+    live, known = __salt__["sysctl.get"](name), ""
+    if __salt__["file.file_exists"](config):
+        known = __salt__["file.read"](config)
+    if known != text:
+        changes[config] = {"old": known, "new": text}
+    if str(live) != str(value):
+        changes[name] = {"old": live, "new": value}
+    if not changes:
+        return _ret(name, comment=f"{name} is {value}")
+    if __opts__["test"]:
+        return _ret(name, None, f"{name} would be set to {value}", changes)
+    try:
+        if config in changes:
+            __salt__["file.write"](config, args=[text.rstrip()])
+        if name in changes:
+            __salt__["sysctl.assign"](name, value)
+    except CommandExecutionError as exc:
+        if config in changes and not __salt__["file.file_exists"](config):
+            return _ret(name, False, f"{config} cannot be written: {exc}. Try: df -h /etc")
+    now = __salt__["sysctl.get"](name)
+    if str(now) != str(value):
+        # Not a change: it would be one at every run.
+        changes.pop(name, None)
+        return _ret(name, True, f"{name} stays {now}: the kernel of this guest is its node's. {without}", changes)
+    return _ret(name, True, f"{name} was set to {value}", changes)
+
+
 def redis_ping(name, site=None):
     """
     Redis answers PONG. Nothing is changed.

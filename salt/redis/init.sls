@@ -7,10 +7,11 @@ include:
 
 # Saving forks; without it the kernel may refuse although there is memory enough.
 redis-memory-overcommit:
-  sysctl.present:
+  goldenpath.sysctl:
     - name: vm.overcommit_memory
     - value: 1
     - config: /etc/sysctl.d/60-goldenpath-redis.conf
+    - without: Redis may fail to save where memory is short; leave it more of it
 
 redis-try-config:
   file.managed:
@@ -81,7 +82,7 @@ redis-service:
         - service: redis-unmasked
         - file: redis-config
         - goldenpath: redis-append-only
-        - sysctl: redis-memory-overcommit
+        - goldenpath: redis-memory-overcommit
     - watch:
         - file: redis-unit
 

@@ -70,6 +70,7 @@ class Minion:
         self.gate.CONFIG = self.server.CONFIG = str(folder / "goldenpath.conf")
         self.gate.CONFIG_OF = self.server.CONFIG_OF = str(folder / "goldenpath-{}.conf")
         self.gate.PASSWORD = str(folder / "redis-password")
+        self.gate.LOG_FILE = str(folder / "redis-server{}.log")
         self.gate.OWNER = pwd.getpwuid(os.geteuid()).pw_name
         self.gate.SOCKETS = (str(folder / "tcp"), str(folder / "tcp6"))
         self.gate.SYSTEMCTL = str(folder / "systemctl")

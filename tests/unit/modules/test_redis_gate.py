@@ -4,6 +4,7 @@ the operator's door before it, which makes the exit code.
 """
 
 import json
+import pathlib
 import shutil
 import socket
 import time
@@ -11,7 +12,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.unit.redis_host import HEADER, listening
+from tests.unit.redis_host import HEADER, free, listening
 from tests.unit.servers import Server, closes, drips, hangs, pours, pours_one_value, resets, says
 
 
@@ -475,3 +476,41 @@ def test_this_machines_kernel(minion):
                     minion.gate._listening(minion.gate.PORT)
             else:
                 assert minion.gate._listening(minion.gate.PORT) == "on 127.0.0.1 only"
+
+
+BOOT = "1:M 28 Nov 2026 12:00:00.000 * Server initialized\n"
+REFUSED = "1:M 28 Nov 2026 12:00:00.001 # Bad file format reading the append only file appendonly.aof.1.incr.aof: make"
+READY = "1:M 28 Nov 2026 12:00:00.002 * Ready to accept connections tcp\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "told", "hint"),
+    [
+        ("", "", "systemctl status redis-server"),
+        (BOOT + REFUSED, ", it does not start: 'Bad file format reading the append only file", "redis-check-aof --fix"),
+        (BOOT + REFUSED + "\n" + BOOT + READY, "", "systemctl status redis-server"),
+        (
+            BOOT + "1:M 28 Nov 2026 12:00:00.001 # AOF manifest file is empty\n",
+            "manifest file is empty'",
+            "redis.before",
+        ),
+        (
+            BOOT + "1:M 28 Nov 2026 1 # Fatal error loading the DB, check server logs. Exiting.\n",
+            "loading the DB",
+            "tail -n",
+        ),
+    ],
+)
+def test_why_it_does_not_start(minion, log, told, hint):
+    pathlib.Path(minion.gate.LOG_FILE.format("")).write_text(log)
+    answer = minion.asks(free()).gate.answer("web1")
+    assert answer.startswith("Redis on web1 did not answer PONG: connection refused on ") and told in answer
+    assert hint in answer.partition(". Try: ")[2]
+
+
+def test_why_a_sites_own_does_not_start(minion):
+    pathlib.Path(minion.gate.CONFIG_OF.format("acme")).write_text(f"port {free()}\n")
+    pathlib.Path(minion.gate.LOG_FILE.format("-acme")).write_text(BOOT + REFUSED)
+    answer = minion.gate.answer("web1", slug="acme")
+    assert answer.startswith("Redis of acme on web1 did not answer PONG: ") and "it does not start" in answer
+    assert "/var/lib/redis/acme/appendonlydir/*.manifest; systemctl start redis-server@acme" in answer

@@ -168,3 +168,45 @@ def test_a_host_that_cannot_be_asked_for_its_health(states):
         False,
         "web1 has no engine yet. Try: x",
     )
+
+
+class Kernel:
+    """Settings of a kernel, and whether a guest may set them."""
+
+    def __init__(self, load, live, may=True):
+        self.live, self.may, self.files = {"vm.overcommit_memory": live}, may, {}
+        self.load = load
+
+    def assign(self, name, value):
+        if not self.may:
+            raise CommandExecutionError("read-only file system")
+        self.live[name] = str(value)
+
+    def apply(self, test=False):
+        state = self.load("_states/goldenpath.py", opts={"test": test}, salt={
+            "sysctl.get": self.live.get, "sysctl.assign": self.assign, "file.file_exists": self.files.__contains__,
+            "file.read": self.files.get, "file.write": lambda path, args: self.files.update({path: args[0] + "\n"}),
+        })  # fmt: skip
+        return state.sysctl("vm.overcommit_memory", 1, "/etc/sysctl.d/x.conf", "Redis may fail to save")
+
+
+def test_a_setting_of_the_kernel(load):
+    kernel = Kernel(load, "0")
+    assert kernel.apply(test=True)["result"] is None and kernel.live["vm.overcommit_memory"] == "0"
+    done = kernel.apply()
+    assert done["result"] is True and set(done["changes"]) == {"vm.overcommit_memory", "/etc/sysctl.d/x.conf"}
+    assert kernel.files == {"/etc/sysctl.d/x.conf": "vm.overcommit_memory = 1\n"}
+    assert kernel.apply()["changes"] == {}
+    kernel.live["vm.overcommit_memory"] = "0"
+    assert set(kernel.apply()["changes"]) == {"vm.overcommit_memory"}
+
+
+def test_a_guest_that_may_not_set_it_goes_on(load):
+    kernel = Kernel(load, "0", may=False)
+    done = kernel.apply()
+    assert done["result"] is True and set(done["changes"]) == {"/etc/sysctl.d/x.conf"}
+    assert done["comment"] == (
+        "vm.overcommit_memory stays 0: the kernel of this guest is its node's. Redis may fail to save"
+    )
+    again = kernel.apply()
+    assert again["result"] is True and again["changes"] == {} and "stays 0" in again["comment"]

@@ -78,6 +78,16 @@ def _judged(host, argv, done, sudo):
     by_hand = shlex.join(_plain(argv))
     if _BEGIN not in lines:
         last = (errors or lines or ["ssh gave no reason"])[-1].strip().rstrip(".")
+        if "IDENTIFICATION HAS CHANGED" in done.stderr:
+            return (
+                f"{host} shows another host key than it did (REMOTE HOST IDENTIFICATION HAS CHANGED). Try: the "
+                f"provider's console, whether it was reinstalled; only then ssh-keygen -R {by_hand.rpartition('@')[2]}"
+            )
+        if "Host key verification failed" in done.stderr:
+            return (
+                f"{host} shows a host key that nobody here knows. Try: ssh-keyscan, and compare it with the host's own "
+                "before it goes to known_hosts: docs/vps-golden-path.md, The host"
+            )
         if done.returncode == 255:
             return f"{host} cannot be reached: {_shown(last)}. Try: {by_hand}"
         if sudo and "sudo" in last:

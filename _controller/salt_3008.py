@@ -281,10 +281,12 @@ def _turn(single):
 
 def _look(single):
     """Why a host cannot be worked on; where a password is typed, ssh cannot be asked on the side."""
-    if single.target.get("passwd") or single.id in os.environ.get(LOOKED, "").split():
+    typed = single.target.get("passwd") or single.target.get("priv_passwd")
+    if typed or single.id in os.environ.get(LOOKED, "").split():
         return ""
     ssh, *words = shlex.split(single.shell._cmd_str(""))
-    argv = [ssh, "-o", f"ConnectTimeout={_reach()['SECONDS']}", *words]
+    # It asks nobody: what it would ask is told.
+    argv = [ssh, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_reach()['SECONDS']}", *words]
     return _reach()["fault"](single.id, argv, single.thin_dir, bool(single.target.get("sudo")))
 
 

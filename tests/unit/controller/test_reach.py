@@ -38,7 +38,10 @@ def test_a_host_that_is_well(host, tmp_path):
     [
         ("echo 'root@web1: Permission denied (publickey).' >&2; exit 255",
          "web1 cannot be reached: root@web1: Permission denied (publickey). Try: ssh -p 2222 -i key root@web1.example"),
-        ("echo 'Host key verification failed.' >&2; exit 255", "web1 cannot be reached: Host key verification failed."),
+        ("echo 'Host key verification failed.' >&2; exit 255", "web1 shows a host key that nobody here knows. Try: "),
+        ("echo '@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.' >&2; exit 255",
+         "(REMOTE HOST IDENTIFICATION HAS CHANGED). Try: the provider's console, whether it was reinstalled; only then "
+         "ssh-keygen -R web1.example"),
         ("exit 255", "web1 cannot be reached: ssh gave no reason."),
         ("echo only uptime", "web1 lets ssh in and runs no command of ours: only uptime. Try: ssh -p 2222"),
         ("echo This account is currently not available.; exit 1", "runs no command of ours: This account is currently"),

@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from goldenpath import health, postgres, redis_gate, signs, units
+from goldenpath import health, lock, postgres, redis_gate, signs, units
 from goldenpath import host as hosts
 from goldenpath import site as sites
 from goldenpath.errors import Failed
@@ -98,6 +98,13 @@ def test_a_site_behind_its_maintenance_page_is_looked_after(well):
     well.answer = {"status": "unhealthy", "message": "503"}
     pathlib.Path(well.site.path("maintenance")).write_text("operator")
     assert told() == []
+
+
+def test_a_site_that_somebody_works_on_is_left_alone(well):
+    well.answer = {"status": "unreachable", "message": "no"}
+    with lock.of_site(well.site, "a deploy"):
+        assert told() == []
+    assert len(told()) == 1
 
 
 def test_a_site_that_was_never_deployed_is_no_trouble(well):

@@ -104,6 +104,13 @@ def of_site(site, who, wait=0):
     return _locked(site.path(sites.LOCK), who, wait, {"slug": site.slug}, _SENTENCE)
 
 
+def held(site):
+    """Whether somebody works on a site just now. Takes nothing."""
+    with contextlib.suppress(OSError):
+        return bool(_holders(os.stat(site.path(sites.LOCK))))
+    return False
+
+
 def of_backups(what, wait=0):
     """The lock of the host's backups: backup, drill, check and restore, one at a time."""
     return _locked(BACKUPS, what, wait, {}, _BUSY)

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 
-from . import health, host, postgres, process, redis_gate, text, units
+from . import health, host, lock, postgres, process, redis_gate, text, units
 from .errors import Failed
 
 OPENSSL = "/usr/bin/openssl"
@@ -65,7 +65,8 @@ def _postgres(sites):
 
 
 def _site(site):
-    if site.maintenance():
+    # What stops for a moment in a deploy is no trouble.
+    if site.maintenance() or lock.held(site):
         return
     down = [step.partition(" ")[2] for step in units.unsettled(site) if step.startswith("start ")]
     if down:
@@ -78,7 +79,7 @@ def _site(site):
             time.sleep(AGAIN_SECONDS)
     if answer["status"] == "degraded":
         yield f"{site.slug} on {host.name()} is degraded: {answer['message']}. Try: goldenpath health {site.slug}"
-    elif answer["status"] != "ok" and not site.maintenance():
+    elif answer["status"] != "ok" and not site.maintenance() and not lock.held(site):
         yield (
             f"{site.slug} on {host.name()} is {answer['status']} for visitors: {answer['message']}. "
             f"Try: goldenpath health {site.slug} --front"

@@ -206,19 +206,7 @@ def _warn_until_close(_theirs, *_args, **_kwargs):
 
 
 # Functions whose answer is states; none of them is never well.
-_STATES = (
-    "apply",
-    "highstate",
-    "sls",
-    "sls_id",
-    "single",
-    "high",
-    "low",
-    "template",
-    "template_str",
-    "top",
-    "orchestrate",
-)
+_STATES = ["apply", "highstate", "sls", "sls_id", "single", "high", "low", "template", "template_str", "top"]
 # Hosts that this command, or the orchestration that it is part of, has looked at already.
 LOOKED = "GOLDENPATH_LOOKED"
 

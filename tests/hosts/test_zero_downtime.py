@@ -47,7 +47,10 @@ while time.monotonic() < end:
         if note.get("step") == step and note.get("event") == "begun":
             pid = json.load(open(f"/srv/sum/{slug}/deploy.lock"))["pid"]
             for one in family(pid):
-                os.kill(one, signal.SIGKILL)
+                try:
+                    os.kill(one, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it ended by itself, or with its parent
             sys.exit(0)
     time.sleep(0.001)
 sys.exit("the step did not come")

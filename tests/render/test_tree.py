@@ -183,7 +183,8 @@ def style_faults(text, host):
         faults.append(f"{len(text.splitlines())} lines, 110 are a lot")
     if host and re.search(r"\bsalt(\[|\.[a-z_]+\.|\.get\()", text):
         faults.append("a call at render time: over salt-ssh it costs two connections")
-    if re.search(r"^\s*-?\s*order:", text, re.MULTILINE):
+    # But for the look before the first change, which everything else would have to require.
+    if re.search(r"^\s*-?\s*order:(?! first$)", text, re.MULTILINE):
         faults.append("order: instead of a requisite")
     if host and re.search(r"^\s*- (creates|unless|onlyif):", text, re.MULTILINE):
         faults.append("creates, unless, onlyif: Salt loads all its state modules for the first of them, half a second")

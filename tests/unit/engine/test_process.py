@@ -33,7 +33,7 @@ def test_the_user_changes_before_the_program_begins():
     assert done.output.splitlines()[-1] == "nobody"
     # What root itself starts sees none of it.
     assert process.run(["/usr/bin/env"]).output.splitlines() == [
-        "LANG=C.UTF-8", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG=C.UTF-8", "TMPDIR=/var/tmp", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
     ]  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def test_the_environment_is_its_own(run, monkeypatch):
     lines = run(["env"], env={"TOKEN": "s3cr3t"}).output.splitlines()
     assert dict(line.split("=", 1) for line in lines) == {
         "HOME": "/", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", "TOKEN": "s3cr3t",
+        "TMPDIR": "/var/tmp",
     }  # fmt: skip
 
 

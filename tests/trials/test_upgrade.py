@@ -14,13 +14,11 @@ import types
 
 import pytest
 
-from lab import master
 from lab.common import wait_for
 from lab.controller import REPOSITORY
 from lab.load import Load
 from tests.hosts.conftest import DOMAIN, ROOT, SLUG, World
 from tests.hosts.test_backup import FINGERPRINT, PSQL, Listener, fill
-from tests.hosts.test_minion import Fleet
 
 BEFORE = "73fc9d5"
 RELEASE = "trixie"
@@ -202,35 +200,6 @@ def test_a_restore_that_was_interrupted_in_its_middle_is_put_back(world, lab, tm
         assert clone.sh(FINGERPRINT) == there
         assert not clone.failed()
         assert not clone.drift()
-
-
-def test_the_same_on_a_minion(world, lab, tmp_path, tmp_path_factory):
-    """On a clone, by a master: deploy without state.apply, state.apply, no drift, a rollback to an old release."""
-    clone = Upgraded(lab, f"{world.name}m", world.before, tmp_path, source=world.host)
-    clone.pillar = world.pillar
-    with clone.host, master.Master(tmp_path_factory.mktemp("m")) as daemon:
-        assert wait_for(lambda: clone.health() == (200, "ok"), 60, pause=0.2), clone.ask()
-        daemon.pillar(clone.name, clone.pillar)
-        daemon.admit(clone.host, id=clone.name)
-        fleet = Fleet(clone, daemon)
-        sha = clone.repository.commit("By a minion", {"NEWS": "minion\n"}, tag="v1.9.0")
-        clone.repository.publish(clone.host)
-        with Load(clone.host, DOMAIN, clients=4) as load:
-            # The orchestration syncs what the old host never had.
-            status, output = fleet.deploy(site=SLUG, ref="v1.9.0", target=clone.name)
-            assert status == 0, output
-            assert fleet.served()["git_sha"] == sha
-            for wanted in (lambda state: True, lambda state: not state["changes"]):
-                status, states = fleet.salt("state.apply")
-                assert status == 0 and len(states) > 50
-                assert {
-                    key: each for key, each in states.items() if not (each["result"] is True and wanted(each))
-                } == {}
-            release = world.old_releases[-1]
-            status, output = fleet.deploy("rollback", target=clone.name, site=SLUG, release=release)
-            assert status == 0, output
-            assert fleet.served()["release"] == release
-        assert load.requests > 100 and load.failures == [] and load.reopened <= REOPENED
 
 
 def test_a_restore_is_interrupted(visited):

@@ -9,6 +9,8 @@ import shlex
 import subprocess
 
 SECONDS = 10
+# The variable with the hosts that this command, or the orchestration that it is part of, has looked at already.
+LOOKED = "GOLDENPATH_LOOKED"
 _SCRIPT = pathlib.Path(__file__).with_name("reach.sh").read_text(encoding="utf-8")
 # Mark what is ours in what the host prints.
 _BEGIN = "goldenpath-look"

@@ -207,8 +207,6 @@ def _warn_until_close(_theirs, *_args, **_kwargs):
 
 # Functions whose answer is states; none of them is never well.
 _STATES = ["apply", "highstate", "sls", "sls_id", "single", "high", "low", "template", "template_str", "top"]
-# Hosts that this command, or the orchestration that it is part of, has looked at already.
-LOOKED = "GOLDENPATH_LOOKED"
 
 
 @functools.cache
@@ -270,7 +268,7 @@ def _turn(single):
 def _look(single):
     """Why a host cannot be worked on; where a password is typed, ssh cannot be asked on the side."""
     typed = single.target.get("passwd") or single.target.get("priv_passwd")
-    if typed or single.id in os.environ.get(LOOKED, "").split():
+    if typed or single.id in os.environ.get(_reach()["LOOKED"], "").split():
         return ""
     ssh, *words = shlex.split(single.shell._cmd_str(""))
     # It asks nobody: what it would ask is told.

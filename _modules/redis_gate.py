@@ -472,12 +472,15 @@ def own():
 
         salt-ssh web1 redis_gate.own
     """
-    return sorted(slug for slug, site in _known_sites().items() if (site.get("redis") or {}).get("own"))
+    return _owners(_known_sites())
 
 
-def _used_databases(sites, instance):
-    others = () if instance.slug else own()
-    there = [slug for slug in sites if (slug == instance.slug if instance.slug else slug not in others)]
+def _owners(known):
+    return sorted(slug for slug, site in known.items() if (site.get("redis") or {}).get("own"))
+
+
+def _used_databases(sites, instance, owners):
+    there = [slug for slug in sites if (slug == instance.slug if instance.slug else slug not in owners)]
     numbers = [sites[slug].get("redis") or {} for slug in there]
     return {each[name] for each in numbers for name in ("cache", "broker") if isinstance(each.get(name), int)}
 
@@ -736,16 +739,21 @@ def checks(host_id, sites=None, again=None, firewall=None, timeout=2, site=None)
 
         salt-ssh web1 redis_gate.checks web1 --out=json
     """
-    sites, again = _known_sites() if sites is None else sites, _again(host_id, again)
-    found = _checked(Instance(), host_id, sites, again, firewall, timeout)
-    for slug in own():
+    known, again = _known_sites(), _again(host_id, again)
+    sites, owners = known if sites is None else sites, _owners(known)
+
+    def checked(instance, closed):
+        return _checked(instance, host_id, _used_databases(sites, instance, owners), again, closed, timeout)
+
+    found = checked(Instance(), firewall)
+    for slug in owners:
         if site in (None, slug):
             # Nobody but the site reaches it: no firewall is asked.
-            found += _checked(Instance(slug), host_id, sites, again, None, timeout)
+            found += checked(Instance(slug), None)
     return found
 
 
-def _checked(instance, host_id, sites, again, firewall, timeout):
+def _checked(instance, host_id, used, again, firewall, timeout):
     report = {}
 
     def check(name, function, *args):
@@ -757,7 +765,6 @@ def _checked(instance, host_id, sites, again, firewall, timeout):
     def not_pong(fault):
         report["pong"] = (False, _sentence(instance, host_id, fault, again, " did not answer PONG:"))
 
-    used = _used_databases(sites, instance)
     try:
         with _open(timeout, instance) as redis:
             try:

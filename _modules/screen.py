@@ -135,7 +135,7 @@ def unreachable(roster, seconds):
     for thread in threads:
         thread.join()
     # What follows in this command does not look again.
-    os.environ["GOLDENPATH_LOOKED"] = " ".join(sorted(set(roster) - set(faults)))
+    os.environ[reach["LOOKED"]] = " ".join(sorted(set(roster) - set(faults)))
     return faults
 
 

@@ -450,7 +450,7 @@ def _cross_checks(pillar):
     for slug, site in _sites(pillar):
         yield from _check_domains(slug, site, domains)
         yield from _check_databases(slug, site, databases, pillar)
-        yield from _check_own_redis(slug, site, databases, pillar)
+        yield from _check_own_redis(slug, site, pillar)
         celery = _mapping(site, "celery")
         if celery.get("beat") is True and celery.get("worker", False) is False:
             yield (
@@ -525,7 +525,7 @@ def _check_databases(slug, site, seen, pillar):
             )
 
 
-def _check_own_redis(slug, site, _seen, pillar):
+def _check_own_redis(slug, site, pillar):
     if _mapping(site, "redis").get("own") is False and len(_sites(pillar)) > 1:
         yield (
             ("sites", slug, "redis", "own"),

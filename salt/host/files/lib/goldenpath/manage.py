@@ -40,8 +40,7 @@ def attach(site, argv):
         raise Refused(f"{site.slug} has no release yet. Try: deploy it first")
     values = site.environment(site.current)
     python = site.release(site.current, "venv/bin/python")
-    env = values
-    return sandbox.attach(site, [python, "manage.py", *argv], env, values["APP_DIR"])
+    return sandbox.attach(site, [python, "manage.py", *argv], values, values["APP_DIR"])
 
 
 def attach_command(site, argv):

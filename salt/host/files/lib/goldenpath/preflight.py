@@ -14,20 +14,16 @@ _MEMORY = "/proc/meminfo"
 def pong(slug):
     """Raise Refused unless Redis answers PONG, the site's own too: without it no release would be healthy."""
     for each in (None, *([slug] if slug in redis_gate.own() else [])):
-        answer = redis_gate.answer(host.name(), again=_again, slug=each)
+        answer = redis_gate.answer(host.name(), again=host.apply_again, slug=each)
         if answer != "PONG":
             raise Refused(answer)
 
 
 def gate(slug):
     """Raise Refused with every reason for which Redis cannot carry this site."""
-    failed = redis_gate.failed(redis_gate.checks(host.name(), again=_again, site=slug))
+    failed = redis_gate.failed(redis_gate.checks(host.name(), again=host.apply_again, site=slug))
     if failed:
         raise Refused("\n".join(failed))
-
-
-def _again(sls="redis"):
-    return host.command("state.apply", sls)
 
 
 def look(run):

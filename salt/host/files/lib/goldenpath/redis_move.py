@@ -73,7 +73,11 @@ def leave(site):
 
 
 def _ask(slug, number, *command):
-    return redis_gate.ask(("SELECT", number), command, timeout=TIMEOUT, slug=slug)[1]
+    return _ask_all(slug, number, command)[0]
+
+
+def _ask_all(slug, number, *commands):
+    return redis_gate.ask(("SELECT", number), *commands, timeout=TIMEOUT, slug=slug)[1:]
 
 
 def _database(source, target, number):
@@ -98,7 +102,8 @@ def _sent(source, target, number, keys):
     if _migrated(source, target, number, keys):
         return len(keys)
     # Those that are there already wait beside the others, under a name that nobody else uses.
-    left = [key for key in keys if _ask(source, number, "EXISTS", key)]
+    there = _ask_all(source, number, *(("EXISTS", key) for key in keys))
+    left = [key for key, found in zip(keys, there, strict=True) if found]
     for key in left:
         if not key.startswith(WAITING):
             _ask(source, number, "RENAME", key, WAITING + key)

@@ -50,7 +50,7 @@ def standing():
 def _redis(sites):
     own = redis_gate.own()
     for slug in (None, *(site.slug for site in sites if site.slug in own)):
-        answer = redis_gate.answer(host.name(), again=lambda sls="redis": host.command("state.apply", sls), slug=slug)
+        answer = redis_gate.answer(host.name(), again=host.apply_again, slug=slug)
         if answer != "PONG":
             yield answer
 

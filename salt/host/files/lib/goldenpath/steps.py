@@ -208,7 +208,7 @@ def _migrate(run, release):
 
 def _cause(run, output, left):
     """Why migrations failed, and what to type where that is known."""
-    why = _last([line for line in output.splitlines() if not re.match(r"(HINT|DETAIL|CONTEXT):", line.strip())])
+    why = _last(re.sub(r"^\s*(HINT|DETAIL|CONTEXT):.*$", "", output, flags=re.MULTILINE))
     lacks = re.search(r'permission denied to create extension "([\w-]+)"', output)
     absent = re.search(r'extension "([\w-]+)" is not available', output)
     if lacks:
@@ -228,6 +228,5 @@ def _cause(run, output, left):
 
 
 def _last(output):
-    """Django says why in its last line, also without a traceback. output: text, or its lines."""
-    lines = output if isinstance(output, str) else "\n".join(output)
-    return text.printable((text.lines_of(lines) or ["it said nothing"])[-1]).rstrip(".")[:300]
+    """Django says why in its last line, also without a traceback."""
+    return text.printable((text.lines_of(output) or ["it said nothing"])[-1]).rstrip(".")[:300]

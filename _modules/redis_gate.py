@@ -396,6 +396,27 @@ def ask(*commands, timeout=5, slug=None):
         raise
 
 
+def about(host_id, slug=None):
+    """
+    What an instance is called, and where its parts lie.
+
+    host_id (str)
+        What sentences call this host.
+    slug (str)
+        The site whose own instance it is; left out, the shared one.
+
+    Returns a dictionary with ``name``, ``unit``, ``config`` and ``log``. Asks nobody.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 redis_gate.about web1
+    """
+    found = Instance(slug)
+    return {"name": found.name(host_id), "unit": found.unit, "config": found.config, "log": found.log}
+
+
 def port(slug):
     """
     Where a site's own instance listens.

@@ -12,29 +12,16 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
-CONFIG, CONFIG_OF = "/etc/redis/goldenpath.conf", "/etc/redis/goldenpath-{}.conf"
 PASSWORD = "/etc/goldenpath/redis-password"  # noqa: S105  a path
 
 
-def _unit(slug):
-    return f"redis-server@{slug}" if slug else "redis-server"
-
-
-def _config(slug):
-    return CONFIG_OF.format(slug) if slug else CONFIG
-
-
-def _log(slug):
-    return f"tail -n 20 /var/log/redis/redis-server{f'-{slug}' if slug else ''}.log"
-
-
-def _name(slug):
-    return f"Redis of {slug} on {__grains__['id']}" if slug else f"Redis on {__grains__['id']}"
+def _about(slug):
+    return __salt__["redis_gate.about"](__grains__["id"], slug)
 
 
 def _error(fault, slug=None, what=":"):
     hint = fault.hint or __salt__["goldenpath.command"]("state.apply", "redis")
-    return CommandExecutionError(f"{_name(slug)}{what} {fault.reason}. Try: {hint}")
+    return CommandExecutionError(f"{_about(slug)['name']}{what} {fault.reason}. Try: {hint}")
 
 
 def _ask(*command, slug=None):
@@ -125,7 +112,7 @@ def _users(slug):
     make the others.
     """
     found = {}
-    with contextlib.suppress(OSError), open(_config(slug), encoding="utf-8") as stream:
+    with contextlib.suppress(OSError), open(_about(slug)["config"], encoding="utf-8") as stream:
         for line in stream:
             words = shlex.split(line) if line.startswith("user ") else []
             if len(words) > 2:
@@ -249,13 +236,14 @@ def mend(slug=None):
     except ConnectionError as fault:
         raise _error(fault, slug) from None
     changes = _shown(differences)
+    about = _about(slug)
     if stuck:
-        if not __salt__["service.restart"](_unit(slug)):
-            raise CommandExecutionError(f"{_name(slug)} did not restart. Try: systemctl status {_unit(slug)}")
+        if not __salt__["service.restart"](about["unit"]):
+            raise CommandExecutionError(f"{about['name']} did not restart. Try: systemctl status {about['unit']}")
         changes["restart"] = {"old": "", "new": f"for {', '.join(stuck)}"}
     if changes and (left := drift(slug)):
         raise CommandExecutionError(
-            f"{_name(slug)} still differs from {_config(slug)} in {', '.join(left)}. Try: {_log(slug)}"
+            f"{about['name']} still differs from {about['config']} in {', '.join(left)}. Try: tail -n 20 {about['log']}"
         )
     return changes
 
@@ -316,4 +304,7 @@ def _wait_for_append_only_file(slug):
         time.sleep(0.1)
     else:
         reason = "the append-only file is still being written"
-    raise CommandExecutionError(f"{_name(slug)} cannot write an append-only file: {reason}. Try: {_log(slug)}")
+    about = _about(slug)
+    raise CommandExecutionError(
+        f"{about['name']} cannot write an append-only file: {reason}. Try: tail -n 20 {about['log']}"
+    )

@@ -67,8 +67,8 @@ class Minion:
                 if not function.startswith("_"):
                     self.salt[f"{name}.{function}"] = code
         self.module.SITES = self.gate.SITES = str(folder / "sites")
-        self.gate.CONFIG = self.server.CONFIG = str(folder / "goldenpath.conf")
-        self.gate.CONFIG_OF = self.server.CONFIG_OF = str(folder / "goldenpath-{}.conf")
+        self.gate.CONFIG = str(folder / "goldenpath.conf")
+        self.gate.CONFIG_OF = str(folder / "goldenpath-{}.conf")
         self.gate.PASSWORD = str(folder / "redis-password")
         self.gate.LOG_FILE = str(folder / "redis-server{}.log")
         self.gate.OWNER = pwd.getpwuid(os.geteuid()).pw_name

@@ -192,7 +192,6 @@ def users(minion, redis, tmp_path):
     known = minion.server.admin()
     with open(minion.gate.CONFIG, "a") as stream:
         stream.write(f"user default {DEFAULT}\nuser goldenpath on #{known} ~* &* +@all\n")
-    minion.server.CONFIG = minion.gate.CONFIG
     return minion
 
 

@@ -16,6 +16,7 @@ import sys
 import tarfile
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import salt._process_role
@@ -366,9 +367,27 @@ def test_a_second_command_to_a_host_waits_and_is_told_for_whom(ssh, patches, tmp
     began.wait(5)
     asked = time.monotonic()
     assert ssh(answer=answered(STATE)) == (STATE, 0)
-    thread.join(5)
     assert time.monotonic() - asked > 0.3
+    thread.join(5)
     assert "web1 is busy: " in (told := capsys.readouterr().err) and " runs state.apply since " in told
+
+
+def test_the_look_asks_nobody_and_what_is_typed_is_not_looked_at(patches, tmp_path, monkeypatch):
+    single, asked = Single(tmp_path), []
+    single.shell = SimpleNamespace(_cmd_str=lambda _: "/usr/bin/ssh web1.example -o Port=22 ")
+    look = {"SECONDS": 7, "LOOKED": "LOOKED_AT", "fault": lambda *words: asked.append(words) or "no"}
+    monkeypatch.setattr(patches, "_reach", lambda: look)
+    assert patches._look(single) == "no"
+    host, argv, thin, sudo = asked[0]
+    # A prompt would go to the operator's terminal, past Salt.
+    assert argv[:5] == ["/usr/bin/ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=7"]
+    assert (host, thin, sudo, argv[5]) == ("web1", "/thin", False, "web1.example")
+    monkeypatch.setenv("LOOKED_AT", "web0 web1")
+    assert patches._look(single) == ""
+    monkeypatch.delenv("LOOKED_AT")
+    for typed in ("passwd", "priv_passwd"):
+        single.target = {typed: "x"}
+        assert patches._look(single) == ""
 
 
 def test_commands_of_one_checkout_refuse_no_other(patches, tmp_path):

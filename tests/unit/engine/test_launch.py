@@ -204,3 +204,26 @@ def test_a_unit_that_a_timers_unit_began_ends_with_it(systemd, monkeypatch):
     monkeypatch.setattr(units, "own", lambda: "goldenpath-backup.service")
     launch.run("backup", "acme", {})
     assert "BindsTo=goldenpath-backup.service" in systemd.calls[0]
+
+
+@pytest.mark.parametrize(("confirm", "done"), [(None, False), ("acme", True), ("beta", False)])
+def test_a_restore_by_a_person_wants_the_name_once_more(host, monkeypatch, capsys, confirm, done):
+    asked = []
+    monkeypatch.setattr(jobs, "plan", lambda *_: {"told": "It would restore 1a2b", "snapshot": "1a2b"})
+    monkeypatch.setattr(jobs, "restore_beside", lambda slug, request: asked.append((slug, request)) or {})
+    status = cli.main(["restore", "acme", *(["--confirm", confirm] if confirm else [])])
+    assert (status, bool(asked)) == ((cli.DONE, True) if done else (cli.REFUSED, False))
+    if not done:
+        said = capsys.readouterr().err
+        assert "Nothing was changed. Try: goldenpath restore acme --snapshot 1a2b --confirm acme" in said
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_restore_keeps_the_key_that_the_pillar_names(host, monkeypatch, named):
+    pathlib.Path(hosts.SITES, "acme.json").write_text(
+        json.dumps({"slug": "acme", "secrets": ["DJANGO_SECRET_KEY"] if named else []})
+    )
+    asked = []
+    monkeypatch.setattr(jobs, "restore_beside", lambda slug, request: asked.append(request) or {})
+    assert cli.main(["restore", "acme", "--confirm", "acme"]) == cli.DONE
+    assert asked[0]["keep_secret_key"] is named

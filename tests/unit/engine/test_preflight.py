@@ -54,3 +54,17 @@ def test_the_command_is_of_this_hosts_controller(site, monkeypatch, salt):
     preflight.pong("acme")
     preflight.gate("acme")
     assert commands == [f"{salt} web1 state.apply redis", f"{salt} web1 state.apply firewall"]
+
+
+def test_a_site_with_a_redis_of_its_own_needs_both(site, monkeypatch):
+    asked = []
+    monkeypatch.setattr(redis_gate, "own", lambda: ["acme"])
+    monkeypatch.setattr(redis_gate, "answer", lambda *_, slug=None, **__: asked.append(slug) or answers[slug])
+    answers = {None: "PONG", "acme": "PONG"}
+    preflight.pong("acme")
+    assert asked == [None, "acme"]
+    answers["acme"] = "Redis of acme on web1 did not answer PONG: no. Try: x"
+    with pytest.raises(Refused, match=r"^Redis of acme on web1 did not answer PONG"):
+        preflight.pong("acme")
+    # Another site's is nobody else's affair.
+    preflight.pong("beta")

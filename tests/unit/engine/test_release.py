@@ -1126,6 +1126,7 @@ def test_settled(host):
 
 def test_a_link_that_somebody_removed_comes_back(host):
     host.site["celery"] = {"worker": True, "beat": True, "concurrency": 2}
+    host.deploy()
     live = host.deploy()["release"]
     os.unlink(host.folder / "current")
     Systemd(host)

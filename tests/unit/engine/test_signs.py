@@ -102,9 +102,17 @@ def test_a_site_behind_its_maintenance_page_is_looked_after(well):
 
 def test_a_site_that_somebody_works_on_is_left_alone(well):
     well.answer = {"status": "unreachable", "message": "no"}
+    well.unsettled = ["start sum-acme-kitchens-celery.service"]
     with lock.of_site(well.site, "a deploy"):
         assert told() == []
-    assert len(told()) == 1
+    assert len(told()) == 2
+
+
+def test_a_deploy_that_began_meanwhile_is_no_trouble(well, monkeypatch):
+    held = iter([False, True])
+    monkeypatch.setattr(lock, "held", lambda site: next(held))
+    well.answer = {"status": "unreachable", "message": "no"}
+    assert told() == []
 
 
 def test_a_site_that_was_never_deployed_is_no_trouble(well):

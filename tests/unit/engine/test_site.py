@@ -156,3 +156,13 @@ def test_what_was_provisioned_stays_what_was_provisioned(site):
     before = os.stat(f"{host.SITES}/{site.slug}.json").st_mtime_ns
     sites.load(site.slug, site.facts).remember()
     assert os.stat(f"{host.SITES}/{site.slug}.json").st_mtime_ns == before
+
+
+@pytest.mark.parametrize("named", [["TOKEN"], None])
+def test_the_password_of_its_own_redis_is_a_secret(paths, named):
+    site = sites.Site("acme", {} if named is None else {"secrets": named})
+    os.makedirs(site.root)
+    pathlib.Path(site.path(".env")).write_text(
+        'REDIS_URL="redis://:of-redis@127.0.0.1:200/0"\nCELERY_BROKER_URL="redis://:of-redis@127.0.0.1:200/1"\nTOKEN="t0ken"\n'
+    )
+    assert sorted(site.secrets()) == ["of-redis", "t0ken"]

@@ -210,3 +210,41 @@ def test_a_guest_that_may_not_set_it_goes_on(load):
     )
     again = kernel.apply()
     assert again["result"] is True and again["changes"] == {} and "stays 0" in again["comment"]
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_host_of_somebody_is_refused_with_everything_found(states, dry):
+    states.answers("unmarked", ["host", "acme"], module="foreign")
+    states.answers("findings", ["Port 80 is held. Try: a", "Redis holds 4 keys. Try: b"], module="foreign")
+    states.answers("mark", True, module="foreign")
+    states.module.__opts__["test"] = dry
+    ret = states.ours("host", ["acme"])
+    assert ret["result"] is False and ret["changes"] == {} and "mark" not in [call[0] for call in states.calls]
+    assert ret["comment"] == (
+        "web1 is in use by somebody else, and nothing was changed:\n"
+        "- Port 80 is held. Try: a\n- Redis holds 4 keys. Try: b"
+    )
+
+
+def test_a_host_of_nobody_is_marked_once(states):
+    states.answers("unmarked", ["host", "acme"], module="foreign")
+    states.answers("findings", [], module="foreign")
+    states.answers("mark", True, module="foreign")
+    states.dry_run()
+    assert states.ours("host", ["acme"])["result"] is None and "mark" not in [call[0] for call in states.calls]
+    states.module.__opts__["test"] = False
+    ret = states.ours("host", ["acme"])
+    assert ret["result"] is True and ret["changes"]["ours"]["new"] == "host, acme"
+    assert ("mark", (["acme"],), {}) in states.calls
+    states.answers("unmarked", [], module="foreign")
+    states.calls.clear()
+    ret = states.ours("host", ["acme"])
+    assert (ret["result"], ret["changes"]) == (True, {}) and [call[0] for call in states.calls] == ["unmarked"]
+
+
+def test_a_mark_that_cannot_be_written(states):
+    states.answers("unmarked", ["host"], module="foreign")
+    states.answers("findings", [], module="foreign")
+    states.answers("mark", OSError(28, "No space left on device"), module="foreign")
+    ret = states.ours("host")
+    assert ret["result"] is False and "No space left on device. Try: df -h /var" in ret["comment"]

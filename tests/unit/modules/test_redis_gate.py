@@ -12,7 +12,7 @@ import time
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.unit.redis_host import HEADER, free, listening
+from tests.unit.redis_host import HEADER, RealRedis, free, listening
 from tests.unit.servers import Server, closes, drips, hangs, pours, pours_one_value, resets, says
 
 
@@ -514,3 +514,41 @@ def test_why_a_sites_own_does_not_start(minion):
     answer = minion.gate.answer("web1", slug="acme")
     assert answer.startswith("Redis of acme on web1 did not answer PONG: ") and "it does not start" in answer
     assert "/var/lib/redis/acme/appendonlydir/*.manifest; systemctl start redis-server@acme" in answer
+
+
+@pytest.fixture
+def owners(minion, redis, tmp_path):
+    """Two sites with a Redis each: acme's runs, and asks who is there; beta's does not."""
+    (tmp_path / "acme").mkdir()
+    theirs = RealRedis(tmp_path / "acme")
+    text = theirs.config.read_text().replace('requirepass ""\n', "")
+    theirs.config.write_text(f"{text}user default on >site ~* &* +@all -@admin\nuser goldenpath on >ours ~* &* +@all\n")
+    pathlib.Path(minion.gate.PASSWORD).write_text("ours\n")
+    pathlib.Path(f"{minion.gate.PASSWORD}-acme").write_text("site\n")
+    for slug, port in (("acme", theirs.port), ("beta", free())):
+        pathlib.Path(minion.gate.CONFIG_OF.format(slug)).write_text(theirs.config.read_text() + f"port {port}\n")
+        facts = {"redis": {"cache": 0, "broker": 1, "own": True}}
+        path = pathlib.Path(minion.gate.SITES, f"{slug}.json")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(facts))
+    theirs.start()
+    yield minion.asks(redis.port)
+    theirs.stop()
+
+
+def test_a_sites_own_is_asked_as_ours_and_tried_as_the_sites(owners):
+    assert owners.gate.answer("web1", slug="acme") == "PONG"
+    found = {each["check"]: each for each in owners.gate.checks("web1", site="acme")}
+    assert found["pong of acme"]["ok"] and found["probe of acme"]["ok"], found
+    pathlib.Path(f"{owners.gate.PASSWORD}-acme").write_text("another\n")
+    found = {each["check"]: each for each in owners.gate.checks("web1", site="acme")}
+    assert found["probe of acme"]["ok"] is False
+
+
+def test_a_deploy_of_one_site_asks_no_other_sites(owners):
+    told = {each["check"].partition(" of ")[2] for each in owners.gate.checks("web1", site="acme")}
+    assert told == {"", "acme"}
+    told = owners.gate.checks("web1")
+    assert {each["check"].partition(" of ")[2] for each in told} == {"", "acme", "beta"}
+    assert any(each.startswith("Redis of beta on web1 did not answer PONG") for each in owners.gate.failed(told))
+    assert [each for each in told if each["check"] == "firewall of acme"] == []

@@ -10,7 +10,7 @@ APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli g
   openssh-client:/usr/bin/ssh gcc:/usr/bin/gcc python3-dev:/usr/bin/python3-config
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab lint servers test-fast test-hosts test demo demo-info demo-down bench trial-upgrade clean
+.PHONY: help setup lab lint servers test-fast test-hosts test demo demo-info demo-down bench trial-upgrade trial-forky clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: setup lab ## measurements as JSON lines: min, median, max of 3
 
 trial-upgrade: setup lab ## a host of an old commit is taken over by this checkout while visitors ask
 	@$(ROOT)/pytest -q -x -p no:cacheprovider tests/trials/test_upgrade.py
+
+trial-forky: setup lab ## a host of Debian forky, which stands for Ubuntu 26.04: Python 3.14, Postgres 18, Redis 8
+	@$(ROOT)/pytest -q -x -p no:cacheprovider tests/trials/test_forky.py
 
 clean: ## remove .venv and Salt's caches
 	rm -rf .venv .salt

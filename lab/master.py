@@ -55,14 +55,16 @@ class Master(Controller):
 
     folder
         where its configuration, keys and logs go (pathlib.Path); a short path: its sockets are below it
+    ports
+        the two that its minions know (pair of int); by default Salt's own, or others that are free
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, ports=None):
         record = read_json(network.RECORD)
         if not record or not (network.HOSTS.exists() and any(network.HOSTS.glob("*/host.json"))):
             raise LabError("The lab's bridge is there with its first host. Try: python -m lab up NAME")
         self.address = str(ipaddress.ip_network(record["subnet"])[1])
-        self.ports = _ports(self.address)
+        self.ports = ports or _ports(self.address)
         self.process = None
         super().__init__(folder)
 

@@ -3,17 +3,20 @@
 One host goes through these tests in their order. A later change to what is kept on a host adds its step here.
 """
 
+import contextlib
 import copy
 import importlib
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 import types
 
 import pytest
 
+from lab import master
 from lab.common import wait_for
 from lab.controller import REPOSITORY
 from lab.load import Load
@@ -25,6 +28,9 @@ RELEASE = "trixie"
 # Four visitors, and what Caddy is reloaded for in an upgrade: each time it closes what is idle.
 REOPENED = 4 * 6
 JOURNAL = f"/var/lib/goldenpath/backup/{SLUG}.restore"
+GRANTED = "SELECT count(*) FROM pg_locks WHERE relation = to_regclass('public.held') AND granted"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+RELEASED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%'"
 LEFT = "runuser -u postgres -- psql -qAtc \"select datname from pg_database where datname ~ '[.]'\""
 # What visitors add nothing to.
 CONTENT = (
@@ -60,16 +66,17 @@ def before(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("lab_before", tree / "lab/__init__.py")
     sys.modules["lab_before"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["lab_before"])
-    found = {name: importlib.import_module(f"lab_before.{name}") for name in ("controller", "demo", "siterepo")}
+    names = ("controller", "demo", "master", "siterepo")
+    found = {name: importlib.import_module(f"lab_before.{name}") for name in names}
     return types.SimpleNamespace(**found)
 
 
 class Upgraded(World):
     """The host, with a controller of either checkout. One pillar and one id: an upgrade changes neither."""
 
-    def __init__(self, lab, name, before, folder, source=None):
+    def __init__(self, lab, name, before, folder, source=None, release=RELEASE):
         origin = before.siterepo.SiteRepository(folder / "example")
-        super().__init__(lab, name, RELEASE, folder, source, commits=origin.folder)
+        super().__init__(lab, name, release, folder, source, commits=origin.folder)
         self.pillar = copy.deepcopy(before.demo.PILLAR)
         self.ours = self.controller
         self.theirs = before.controller.Controller(folder / "before")
@@ -287,3 +294,179 @@ def test_deploy_and_state_apply_go_on(visited):
     assert json.loads(visited.ask()[1])["git_sha"] == sha
     assert not visited.drift()
     assert visited.load.requests > 1000 and visited.load.reopened <= REOPENED
+
+
+# Three sites of a minion. Salt of the lab's minions is the controller's own, whose Python is Debian 12's.
+
+OTHERS = ("beta", "gamma")
+SLUGS = (SLUG, *OTHERS)
+TASKS = 100
+# Its own table, so that no visitor waits: a backup that meets it waits until it is let go.
+HELD = (
+    "psql -qAt --no-psqlrc -d sum-{slug} -c 'CREATE TABLE IF NOT EXISTS held (id int)' -c BEGIN "
+    "-c 'LOCK TABLE held IN ACCESS EXCLUSIVE MODE' -c \"SELECT pg_sleep(600)\""
+)
+
+
+class Fleet(Upgraded):
+    """The minion's host, with a master of either checkout: one pillar, one key, one after the other."""
+
+    def __init__(self, lab, name, before, folder):
+        super().__init__(lab, name, before, folder, release="bookworm")
+        site = self.pillar["sites"][SLUG]
+        for number, slug in enumerate(OTHERS, 1):
+            self.pillar["sites"][slug] = {
+                **copy.deepcopy(site), "domains": [self.domain(slug)],
+                "redis": {"cache": 2 * number, "broker": 2 * number + 1},
+            }  # fmt: skip
+        self.both_pillars()
+        self.daemon = None
+
+    @staticmethod
+    def domain(slug):
+        return DOMAIN if slug == SLUG else f"{slug}.example"
+
+    def serve(self, daemon, admit=False):
+        """This master is the minion's from now on."""
+        if self.daemon:
+            self.daemon.stop()
+        self.daemon = daemon
+        daemon.start()
+        daemon.pillar(self.name, self.pillar)
+        if admit:
+            daemon.admit(self.host, id=self.name)
+        assert wait_for(lambda: daemon.salt(self.name, "test.ping", "--timeout=10").returncode == 0, 90)
+
+    def by_master(self, sls="deploy", **request):
+        done = self.daemon.orchestrate(sls, request or None)
+        return done.returncode, done.stdout + done.stderr
+
+    def applied(self, *words):
+        """state.apply by the master. Returns (exit status, the states)."""
+        done = self.daemon.salt(self.name, "state.apply", *words, "--out=json", "--timeout=300")
+        return done.returncode, json.loads(done.stdout)[self.name]
+
+    def enqueue(self, count):
+        for slug in SLUGS:
+            self.sh(
+                f"curl -sfk --max-time 60 --resolve {self.domain(slug)}:443:127.0.0.1 -d count={count} "
+                f"https://{self.domain(slug)}/tasks/"
+            )
+
+    def tasks(self, slug):
+        """What became of a site's tasks: (jobs, waiting, repeated)."""
+        told = json.loads(
+            self.sh(
+                f"curl -sfk --max-time 60 --resolve {self.domain(slug)}:443:127.0.0.1 "
+                f"https://{self.domain(slug)}/tasks/"
+            )
+        )
+        return told["jobs"], told["waiting"], told["repeated"]
+
+
+@pytest.fixture(scope="module")
+def fleet(lab, before, tmp_path_factory):
+    """The host of three sites that a master of BEFORE made."""
+    fleet = Fleet(lab, f"lb{os.getpid() % 100000}-fl", before, tmp_path_factory.mktemp("f"))
+    folder = tmp_path_factory.mktemp("m")
+    fleet.controller = fleet.theirs
+    fleet.repository.publish(fleet.host)
+    assert not fleet.failed()
+    old = before.master.Master(folder)
+    try:
+        fleet.serve(old, admit=True)
+        for slug in SLUGS:
+            status, output = fleet.by_master(site=slug, target=fleet.name)
+            assert status == 0, output
+        fleet.new = master.Master(folder, old.ports)
+        yield fleet
+    finally:
+        if fleet.daemon:
+            fleet.daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def loads(fleet):
+    """Visitors of all three sites, to the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Load(fleet.host, fleet.domain(slug), clients=2, seconds=2000)) for slug in SLUGS]
+
+
+@pytest.fixture(scope="module")
+def backup(fleet):
+    """One that the old program began, and that waits for a table of the last site until it is let go."""
+    words = ["runuser", "-u", f"sum-{SLUGS[-1]}", "--", "sh", "-c", HELD.format(slug=SLUGS[-1])]
+    holder = subprocess.Popen(
+        fleet.host.enter_command(words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def count(question):
+        return int(fleet.sh(f"runuser -u postgres -- psql -qAt -d sum-{SLUGS[-1]} -c {shlex.quote(question)}"))
+
+    def state(name):
+        return fleet.sh(f"systemctl show -p {name} --value goldenpath-backup.service")
+
+    def let_go():
+        fleet.sh(f"runuser -u postgres -- psql -qAtc {shlex.quote(RELEASED)}")
+        holder.wait(30)
+
+    try:
+        assert wait_for(lambda: count(GRANTED) == 1, 30)
+        fleet.sh("systemctl start --no-block goldenpath-backup.service")
+        assert wait_for(lambda: count(WAITING), 120), fleet.sh("journalctl --no-pager -n 30 -u goldenpath-backup")
+        yield types.SimpleNamespace(state=state, let_go=let_go)
+    finally:
+        holder.kill()
+
+
+def test_a_minion_is_taken_over_by_deploys(fleet, loads, backup):
+    """One site after the other, without state.apply."""
+    fleet.enqueue(TASKS)
+    fleet.serve(fleet.new)
+    for slug in SLUGS:
+        status, output = fleet.by_master(site=slug, target=fleet.name)
+        assert status == 0, output
+    assert [load.failures for load in loads] == [[], [], []]
+
+
+def test_a_minion_is_taken_over_by_state_apply(fleet, loads, backup):
+    """With something in each site's queue, and a backup in its middle."""
+    fleet.enqueue(TASKS)
+    status, states = fleet.applied()
+    failed = {key: state for key, state in states.items() if state["result"] is not True}
+    assert status == 0 and failed == {}
+    assert backup.state("ActiveState") == "activating"
+    backup.let_go()
+    assert wait_for(lambda: backup.state("ActiveState") == "inactive", 120) and backup.state("Result") == "success"
+    status, states = fleet.applied()
+    assert status == 0
+    assert {key: state for key, state in states.items() if state["result"] is not True or state["changes"]} == {}
+
+
+def test_each_site_of_the_minion_has_a_redis_of_its_own_and_lost_nothing(fleet, loads):
+    for slug in SLUGS:
+        assert fleet.sh(f"systemctl is-active redis-server@{slug}") == "active"
+        assert wait_for(lambda slug=slug: fleet.tasks(slug)[1] == 0, 120, pause=1), fleet.tasks(slug)
+        assert fleet.tasks(slug) == (2 * TASKS, 0, 0)
+    assert [load.failures for load in loads] == [[], [], []]
+
+
+def test_the_engine_changes_in_the_middle_of_another_sites_deploy(fleet, loads):
+    """What runs keeps the folder that it began with, also when it imports late."""
+    with subprocess.Popen(
+        fleet.daemon.command("salt-run", "state.orchestrate", "deploy", f"pillar={json.dumps({'site': SLUG})}"),
+        cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as deploy:  # fmt: skip
+        assert wait_for(lambda: '"fetch"' in fleet.sh(f"cat /run/goldenpath/{SLUG}.progress", check=False), 60, 0.05)
+        used = fleet.sh("readlink /opt/goldenpath/engine/current")
+        # Another engine: what an upgrade brings differs by its digest.
+        fleet.sh(
+            f"cd /opt/goldenpath/engine && cp -a {used} 0123456789abcdef && ln -s 0123456789abcdef next && "
+            "mv -T next current"
+        )
+        status, output = fleet.by_master(site=OTHERS[0], target=fleet.name)
+        assert status == 0, output
+        said = deploy.communicate(timeout=300)[0]
+    assert deploy.returncode == 0, said
+    assert fleet.sh("readlink /opt/goldenpath/engine/current") == used
+    assert [load.failures for load in loads] == [[], [], []]

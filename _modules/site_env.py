@@ -97,15 +97,29 @@ def wanted(slug, site, have=None):
     root = f"/srv/sum/{slug}"
     own = site["redis"].get("own")
     redis = __salt__["redis_server.url"](slug) if own else "redis://127.0.0.1:6379"
-    values = {
-        "DJANGO_SECRET_KEY": (have or {}).get("DJANGO_SECRET_KEY") or secrets.token_urlsafe(50),
-        **site["env"],
-        **site["secrets"],
+    key = site["secrets"].get("DJANGO_SECRET_KEY") or (have or {}).get("DJANGO_SECRET_KEY")
+    key = key or secrets.token_urlsafe(50)
+    hosts, origins = ",".join(site["domains"]), ",".join(f"https://{domain}" for domain in site["domains"])
+    # The usual spellings, for sites that were not written for this tree. The pillar's own value counts more. The
+    # socket's folder as libpq's own parameter: what parses such addresses for Django hands it on.
+    usual = {
+        "SECRET_KEY": key,
+        "DATABASE_URL": f"postgres://{name}@/{name}?host=/var/run/postgresql",
+        "ALLOWED_HOSTS": hosts,
+        "DJANGO_ALLOWED_HOSTS": hosts,
+        "CSRF_TRUSTED_ORIGINS": origins,
+        "DJANGO_CSRF_TRUSTED_ORIGINS": origins,
+        "REDIS_URL": f"{redis}/{site['redis']['cache']}",
+        "CELERY_BROKER_URL": f"{redis}/{site['redis']['broker']}",
+        "CELERY_RESULT_BACKEND": f"{redis}/{site['redis']['broker']}",
     }
+    own = {
+        word: value if value is None else value.replace("{redis_base}", redis) for word, value in site["env"].items()
+    }
+    values = {**usual, **own, **site["secrets"], "DJANGO_SECRET_KEY": key}
     values.update(
         {
             "DJANGO_SETTINGS_MODULE": site["settings"],
-            "ALLOWED_HOSTS": ",".join(site["domains"]),
             "SITE_DOMAIN": site["domains"][0],
             "DJANGO_DB_NAME": name,
             "DJANGO_DB_USER": name,
@@ -114,12 +128,10 @@ def wanted(slug, site, have=None):
             "DJANGO_DB_PORT": "5432",
             "DJANGO_STATIC_ROOT": f"{root}/static",
             "DJANGO_MEDIA_ROOT": f"{root}/media",
-            "REDIS_URL": f"{redis}/{site['redis']['cache']}",
-            "CELERY_BROKER_URL": f"{redis}/{site['redis']['broker']}",
-            "CELERY_RESULT_BACKEND": f"{redis}/{site['redis']['broker']}",
         }
     )
-    return values
+    values.update({word: values.get(name) for word, name in site["env_names"].items()})
+    return {word: value for word, value in values.items() if value is not None}
 
 
 def read(slug):

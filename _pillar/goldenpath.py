@@ -21,6 +21,7 @@ import keyword
 import pathlib
 import posixpath
 import re
+import shlex
 import urllib.parse
 
 # Keys that are Salt's, a deploy's or our own: no operator writes them, and they are not judged.
@@ -34,11 +35,17 @@ _OFF = ("", "off", "no", "none", "null", "false", "disabled", "absent")
 
 # Set by the tree itself: a second value would break the site or, worse, half of it.
 _OWN_VARIABLES = re.compile(
-    r"DJANGO_(SETTINGS_MODULE|STATIC_ROOT|MEDIA_ROOT|DB_.*)|ALLOWED_HOSTS|SITE_DOMAIN"
-    r"|REDIS_URL|CELERY_.*_URL|CELERY_RESULT_BACKEND|GIT_SHA|RELEASE|APP_DIR|PROJECT|VENV|VIRTUAL_ENV"
+    r"DJANGO_(SETTINGS_MODULE|STATIC_ROOT|MEDIA_ROOT|DB_.*)|SITE_DOMAIN"
+    r"|GIT_SHA|RELEASE|APP_DIR|PROJECT|VENV|VIRTUAL_ENV"
     r"|PATH|PYTHON(PATH|HOME|STARTUP)|LD_.*|HOME|USER|LOGNAME|SHELL|PWD"
-    r"|(NOTIFY|LISTEN|WATCHDOG|RUNTIME|STATE|CACHE|LOGS|CREDENTIALS|CONFIGURATION|INVOCATION)_.*|MAINPID"
+    r"|(NOTIFY|LISTEN|WATCHDOG|INVOCATION)_.*|(RUNTIME|STATE|CACHE|LOGS|CREDENTIALS|CONFIGURATION)_DIRECTORY|MAINPID"
 )
+
+# What modules/site_env gives every site under the usual names, unless the pillar says otherwise.
+USUAL = (
+    "SECRET_KEY", "DATABASE_URL", "ALLOWED_HOSTS", "DJANGO_ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS",
+    "DJANGO_CSRF_TRUSTED_ORIGINS", "REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND",
+)  # fmt: skip
 
 
 def ext_pillar(minion_id, pillar, *_args, **_kwargs):
@@ -137,7 +144,7 @@ def normalise(pillar):
         site["redis"].setdefault("own", len(result["sites"]) > 1)
         site["limits"].setdefault("memory", _SHARES.get(len(result["sites"]), 40))
         for kind in ("env", "secrets"):
-            site[kind] = {name: _as_text(value) for name, value in site[kind].items()}
+            site[kind] = {name: value if value is None else _as_text(value) for name, value in site[kind].items()}
     return {**result, **foreign, "goldenpath_secrets": secrets_of(result)}
 
 
@@ -457,7 +464,12 @@ def _cross_checks(pillar):
                 ("sites", slug, "celery", "beat"),
                 "needs the worker, which is off; write `celery: {worker: true, beat: true}`",
             )
-        for name in _mapping(site, "env"):
+        for name in _mapping(site, "env_names"):
+            if name in _mapping(site, "env") or name in _mapping(site, "secrets"):
+                yield ("sites", slug, "env_names", name), "has a value in env or secrets as well; keep one of the two"
+        for name, value in _mapping(site, "env").items():
+            if value is None and name not in USUAL:
+                yield ("sites", slug, "env", name), "is empty; give it a value, or remove it"
             if name in _mapping(site, "secrets"):
                 yield ("sites", slug, "env", name), "is among the secrets as well; keep one of the two"
 
@@ -683,6 +695,32 @@ _debian_package = _matching(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", "is not the name 
 _postgres_extension = _matching(r"[a-z][a-z0-9_-]{0,62}", "is not the name of a Postgres extension")
 
 
+_dependency_name = _matching(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", "is not the name of a group or an extra")
+
+
+_wsgi = _matching(r"(<project>|[A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\(\))?", "is not module:name")
+
+
+def _requirement(text):
+    if not isinstance(text, str):
+        return
+    if not text.strip() or text.lstrip().startswith("-") or re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("is not one requirement")
+
+
+def _command(text):
+    if not isinstance(text, str):
+        return
+    try:
+        words = shlex.split(text)
+    except ValueError as exc:
+        raise ValueError(f"cannot be split into words: {exc}".lower()) from None
+    if not words or words[0].startswith("-") or re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("is not a command")
+    if any(word in ("&&", "||", "|", ";", ">", "<", ">>") for word in words):
+        raise ValueError("is a line of shell", "write each command by itself, or call a script of the repository")
+
+
 _body_size = _matching(r"[1-9][0-9]{0,4}[mMgG][bB]", "is not a size in mb or gb")
 
 
@@ -694,12 +732,12 @@ def _variable(name):
         raise ValueError("is not a name for an environment variable", "use letters, digits and underscores")
     if _OWN_VARIABLES.fullmatch(name.upper()):
         raise ValueError("is set by Golden Path itself", "remove it here")
-    if name == "DJANGO_SECRET_KEY":
+    if name in ("DJANGO_SECRET_KEY", "SECRET_KEY"):
         raise ValueError("is a secret", "move it to secrets, or remove it and the host makes one")
 
 
 def _secret(name):
-    if name != "DJANGO_SECRET_KEY":
+    if name not in ("DJANGO_SECRET_KEY", "SECRET_KEY"):
         _variable(name)
 
 
@@ -764,6 +802,10 @@ _FORMATS = {
     "python-name": _python_name,
     "inner-path": _inner_path,
     "inner-file": _inner_file,
+    "dependency-name": _dependency_name,
+    "requirement": _requirement,
+    "wsgi-application": _wsgi,
+    "command": _command,
     "debian-package": _debian_package,
     "postgres-extension": _postgres_extension,
     "body-size": _body_size,

@@ -32,7 +32,14 @@ sites:                          # `sites: {}` for a host without any
       beat: false               # true: run the scheduler as well; needs the worker
       concurrency: 2            # the worker's processes, 1 to 64
     directory: .                # where manage.py lies in the repository
-    requirements: requirements.txt                # beside manage.py, or else from the root of the repository
+    requirements: auto          # or a file: requirements.txt, uv.lock, poetry.lock, pyproject.toml and their like
+    dependencies:               # beyond it; default: none
+      groups: [prod]            # of a lock or a pyproject.toml
+      extras: [s3]
+      add: [sentry-sdk==2.30.0]
+    wsgi: <project>.wsgi:application              # module:name, where it is another one
+    build: [npm ci, npm run build]                # commands before collectstatic; default: none
+    release: [manage.py createcachetable]         # commands after the migrations; default: none
     packages: [libmagic1]       # from the distribution, by any name that apt knows; default: none
     postgres:
       extensions: []            # those that only a superuser creates, such as postgis; others come by migrations
@@ -45,6 +52,8 @@ sites:                          # `sites: {}` for a host without any
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"
       EMAIL_HOST: smtp.example
+    env_names:                  # what the site reads by a name of its own; default: none
+      APP_SECRET: DJANGO_SECRET_KEY
     secrets:                    # as env, for what nobody may read; default: none
       SENTRY_DSN: https://public-key@sentry.example/1
       # DJANGO_SECRET_KEY: made on the host when it is absent here

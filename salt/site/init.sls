@@ -91,7 +91,9 @@ site-facts-{{ slug }}:
             "postgres": site.postgres, "workers": site.workers, "limits": site.limits, "max_body": site.max_body,
             "repo": site.repo | regex_replace("^(https?://)[^/@]*@", "\\1"), "ref": site.ref,
             "directory": site.directory, "project": site.project, "settings": site.settings,
-            "requirements": site.requirements, "secrets": site.secrets | list} | tojson }}
+            "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names,
+            "wsgi": site.wsgi, "build": site.build, "release": site.release,
+            "secrets": site.secrets | list} | tojson }}
     - mode: '0644'
     - require:
         - file: base-state-directory

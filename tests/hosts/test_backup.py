@@ -2,12 +2,17 @@
 
 import http.server
 import json
+import os
 import re
+import signal
 import subprocess
 import threading
 import time
 
 import pytest
+
+from lab import controller
+from lab.common import wait_for
 
 from .conftest import ROOT, SLUG, World
 
@@ -569,6 +574,25 @@ def test_a_killed_exchange_heals_by_itself(unharmed, point):
         unharmed.sh("rm /root/waited")
     state = unharmed.sh("systemctl show -p ActiveState,Result goldenpath-heal.service goldenpath-heal.path")
     assert "failed" not in state and state.count("Result=success") == 2
+
+
+def test_a_restore_outlives_the_command_that_began_it(unharmed):
+    """A connection that is killed is nobody's wish: the site is restored all the same."""
+    assert unharmed.salt("goldenpath.backup", SLUG)[0] == 0
+    kept = f"ls {ROOT}/backups | grep -c ^before-restore"
+    before = int(unharmed.sh(kept, check=False))
+    pillar = json.dumps({"target": unharmed.name, "site": SLUG, "confirm": SLUG})
+    unit = f"systemctl is-active goldenpath-restore-{SLUG}.service"
+    with subprocess.Popen(
+        unharmed.controller.command("salt-run", "state.orchestrate", "restore", f"pillar={pillar}"),
+        cwd=controller.REPOSITORY, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as run:  # fmt: skip
+        assert wait_for(lambda: unharmed.sh(unit, check=False) in ("active", "activating"), 60, pause=0.1)
+        os.killpg(run.pid, signal.SIGKILL)
+    assert wait_for(lambda: unharmed.sh(unit, check=False) == "inactive", 120, pause=0.3)
+    assert int(unharmed.sh(kept)) == before + 1
+    assert not unharmed.sh(f"ls {ROOT}/maintenance {JOURNAL}", check=False)
 
 
 def test_extensions_with_tables_of_their_own(unharmed):

@@ -1,6 +1,10 @@
 """Sites that nobody here wrote: other layouts, several on one host, and a host that only sudo makes root of."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -74,6 +78,86 @@ def project(package, folder, facts, manage=""):
     }
 
 
+# A project as its authors left it: settings by django-environ, all of its own below its own folder, no gunicorn.
+COOK = {
+    "manage.py": MANAGE,
+    "wsgi.py": WSGI,
+    "config/__init__.py": "",
+    "config/settings.py": """
+import environ
+from pathlib import Path
+
+BASE = Path(__file__).resolve().parent.parent
+env = environ.Env()
+SECRET_KEY = env("SECRET_KEY")
+ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS")
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+DATABASES = {"default": env.db("DATABASE_URL")}
+CACHES = {"default": {
+    "BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "pages",
+}}
+ROOT_URLCONF = "config.urls"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.staticfiles", "config"]
+STATIC_URL, STATIC_ROOT = "static/", BASE / "staticfiles"
+STATICFILES_DIRS = [BASE / "assets"]
+MEDIA_URL, MEDIA_ROOT = "media/", BASE / "media"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+""",
+    "config/models.py": "from django.db import models\nclass Upload(models.Model):\n    file = models.FileField()\n",
+    "config/migrations/__init__.py": "",
+    "config/migrations/0001_initial.py": """
+from django.db import migrations, models
+
+class Migration(migrations.Migration):
+    initial = True
+    operations = [migrations.CreateModel("Upload", [
+        ("id", models.BigAutoField(primary_key=True)), ("file", models.FileField(upload_to="")),
+    ])]
+""",
+    "config/urls.py": """
+import os
+from django.core.cache import cache
+from django.core.files.base import ContentFile
+from django.http import JsonResponse
+from django.shortcuts import redirect
+from django.urls import path
+from config.models import Upload
+
+def home(request):
+    cache.set("asked", 1)
+    if "keep" in request.GET:
+        Upload.objects.create().file.save("kept.txt", ContentFile(b"kept"))
+    return JsonResponse({"uploads": Upload.objects.count(), "cached": cache.get("asked"),
+                         "origins": os.environ["CSRF_TRUSTED_ORIGINS"]})
+
+urlpatterns = [path("", lambda request: redirect("/en/")), path("en/", home)]
+""",
+    # What a bundler would make.
+    "bundle.sh": "mkdir -p assets && echo 'body { color: teal }' > assets/bundle.css\n",
+    "assets/.gitkeep": "",
+    "pyproject.toml": """
+[project]
+name = "cook"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["django==5.2.19", "django-environ==0.12.0"]
+
+[dependency-groups]
+dev = ["pytest"]
+production = ["psycopg[binary]==3.3.9"]
+""",
+}
+
+
+def locked(folder):
+    """Write the lock of a project, as its authors do."""
+    subprocess.run(
+        [pathlib.Path(sys.executable).with_name("uv"), "lock", "--quiet"], cwd=folder, check=True,
+        env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"},
+    )  # fmt: skip
+
+
 class Tree(SiteRepository):
     """A repository of files that are given, and of other repositories at paths in it."""
 
@@ -134,7 +218,10 @@ class Sites:
             },
             modules=[("src/blog/theme", "../theme.git", self._theme())],
         )
-        for repository in (self.shop, self.theme, self.blog):
+        self.cook = Tree(folder / "cook", "/srv/git/cook.git", dict(COOK))
+        locked(self.cook.folder)
+        self.cook.commit("Locked", {"uv.lock": (self.cook.folder / "uv.lock").read_text()})
+        for repository in (self.shop, self.theme, self.blog, self.cook):
             repository.publish(world.host)
         # A server of git's own: a submodule's relative address is resolved against the site's.
         world.sh(
@@ -149,6 +236,11 @@ class Sites:
                 "blog": site(
                     "blog", "blog.example", (4, 5), repo="git://127.0.0.1/blog.git",
                     requirements="requirements/production.txt",
+                ),
+                "cook": site(
+                    "config", "cook.example", (6, 7), repo="/srv/git/cook.git", wsgi="wsgi:application", health="/",
+                    dependencies={"groups": ["production"]}, build=["sh ./bundle.sh"],
+                    release=["manage.py createcachetable"],
                 ),
             },
         }  # fmt: skip
@@ -171,7 +263,7 @@ class Sites:
     def remove(self):
         """The tree forgets a site's pillar, and leaves what it has: here it goes, the host is shared."""
         self.world.write_pillar()
-        for slug in ("shop", "blog"):
+        for slug in ("shop", "blog", "cook"):
             self.world.sh(
                 f"systemctl disable --now --quiet 'sum-{slug}-gunicorn.service'; systemctl stop 'sum-{slug}-*'; "
                 f"systemctl disable --now --quiet redis-server@{slug}; rm -rf /etc/redis/goldenpath-{slug}.conf; "
@@ -255,7 +347,7 @@ def test_a_change_in_a_package_beside_it_is_released(sites):
     [
         ('DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE / "db.sqlite3"}}',
          "The database 'default' is SQLite at "),
-        ('MEDIA_ROOT = BASE / "media"\nINSTALLED_APPS.append("shop")', "Uploads are kept in "),
+        ('MEDIA_ROOT = BASE / "theirs"\nINSTALLED_APPS.append("shop")', "Uploads are kept in "),
     ],
 )  # fmt: skip
 def test_what_would_be_lost_with_the_release_is_refused(sites, settings, sentence):
@@ -264,7 +356,8 @@ def test_what_would_be_lost_with_the_release_is_refused(sites, settings, sentenc
     before = world.sh("readlink /srv/sum/shop/current")
     own = sites.shop.folder / "backend/shop/settings.py"
     model = "from django.db import models\nclass Upload(models.Model):\n    file = models.FileField()\n"
-    changes = {"backend/shop/settings.py": f"{own.read_text()}\n{settings}\n", "backend/shop/models.py": model}
+    changes = {"backend/shop/settings.py": f"{own.read_text()}\n{settings}\n", "backend/shop/models.py": model,
+               "backend/shop/theirs/a.txt": "the repository's own"}  # fmt: skip
     original = own.read_text()
     sites.shop.commit("Kept elsewhere", changes)
     sites.shop.publish(world.host)
@@ -289,6 +382,59 @@ def test_src_requirements_elsewhere_and_a_submodule(sites):
     assert world.sh("readlink /srv/sum/shop/current") == shop and sites.first() == sites.before
 
 
+def test_a_project_as_its_authors_left_it(sites):
+    """A lock with a group, the usual variables, a bundle, no gunicorn, static files and uploads beside the code."""
+    world, root = sites.world, "/srv/sum/cook"
+    status, output = world.deploy(site="cook")
+    assert status == 0, output
+    assert "cook: build" in output and "cook: release" in output
+    code, _ = ask(world.host, "/", domain="cook.example")
+    assert code == 302
+    code, body = ask(world.host, "/en/?keep=1", domain="cook.example")
+    assert code == 200 and json.loads(body) == {"uploads": 1, "cached": 1, "origins": "https://cook.example"}, body
+    assert ask(world.host, "/static/bundle.css", domain="cook.example") == (200, "body { color: teal }\n")
+    assert ask(world.host, "/media/kept.txt", domain="cook.example") == (200, "kept")
+    packages = world.sh(f"ls {root}/current/venv/lib/python3*/site-packages")
+    assert "psycopg" in packages and "gunicorn" in packages and "pytest" not in packages
+    # The next release has the same environment, and what was uploaded.
+    venv = world.sh(f"readlink {root}/current/venv")
+    sites.cook.commit("Next", {"NEWS": "next\n"})
+    sites.cook.publish(world.host)
+    status, output = world.deploy(site="cook")
+    assert status == 0, output
+    assert world.sh(f"readlink {root}/current/venv") == venv
+    assert ask(world.host, "/media/kept.txt", domain="cook.example") == (200, "kept")
+    status, answer = world.salt("goldenpath.backup", "cook")
+    assert status == 0, answer
+    status, answer = world.salt("goldenpath.restore_drill", "cook")
+    assert status == 0 and answer["cook"]["verdict"] == "good", answer
+    world.sh("goldenpath restore cook --confirm cook --wait 60")
+    assert json.loads(ask(world.host, "/en/", domain="cook.example")[1])["uploads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "sentence"),
+    [
+        ("build", "npm ci", "`npm ci` failed: there is no npm on the host. Try: packages: [npm]"),
+        ("build", "manage.py nothing", "`manage.py nothing` failed with 1: Unknown command: 'nothing'"),
+        ("release", "sh -c 'echo broken >&2; exit 3'", "failed with 3: broken"),
+    ],
+)
+def test_a_command_that_fails_leaves_the_site_as_it_was(sites, key, line, sentence):
+    world = sites.world
+    before = world.sh("readlink /srv/sum/cook/current")
+    own = sites.pillar["sites"]["cook"]
+    changed = {**sites.pillar, "sites": {**sites.pillar["sites"], "cook": {**own, key: [line]}}}
+    world.controller.pillar(world.name, changed)
+    try:
+        status, output = world.deploy(site="cook")
+    finally:
+        world.controller.pillar(world.name, sites.pillar)
+    assert status != 0 and sentence in output and f"at step {key}" in output, output
+    assert world.sh("readlink /srv/sum/cook/current") == before
+    assert ask(world.host, "/en/", domain="cook.example")[0] == 200
+
+
 def test_each_site_has_its_own_of_everything(sites):
     world = sites.world
     for mine, other in (("shop", "blog"), ("blog", "shop"), ("shop", SLUG)):
@@ -307,7 +453,7 @@ def test_each_site_has_its_own_of_everything(sites):
     assert "price" in sites.health("shop")[1] and "title" in sites.health("blog")[1]
 
 
-def test_no_drift_with_three_sites(sites):
+def test_no_drift_with_four_sites(sites):
     changed = {key: state for key, state in sites.world.apply().items() if state[0] is not True or state[1]}
     assert changed == {}
 

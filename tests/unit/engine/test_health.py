@@ -117,7 +117,9 @@ def test_the_health_contract(ask, code, body, status):
         ("https://acme.example/health/", "SECURE_PROXY_SSL_HEADER"),
         ("/health//", "is the health path /health//?"),
         ("https://www.acme.example/", "must answer by itself"),
-        ("/login/?next=/health/", "must answer by itself"),
+        ("http://acme.example/", "must answer by itself"),
+        ("//evil.example/", "must answer by itself"),
+        ("", "must answer by itself"),
     ],
 )
 def test_redirects_are_told_and_not_followed(ask, place, why):
@@ -126,6 +128,13 @@ def test_redirects_are_told_and_not_followed(ask, place, why):
     assert "/health/ redirects (301) to" in answer["message"]
     assert why in answer["message"]
     assert len(REQUESTS) == 1
+
+
+@pytest.mark.parametrize("place", ["/login/?next=/health/", "/en-gb/", "https://acme.example/de/"])
+def test_a_redirect_within_the_site_is_an_answer(ask, place):
+    """As a front page that leads to a language, or to a login."""
+    answer = ask(http(302, "", f"Location: {place}"))
+    assert answer["status"] == "ok" and f"redirects (302) to {place!r}" in answer["message"]
 
 
 def test_a_host_that_the_site_does_not_know(ask):

@@ -35,7 +35,7 @@ def test_a_database_inside_the_release_is_refused(site, name, alias):
     """The next deploy would begin with an empty one, and be green."""
     place = name.format(src=site.release("r1", "src"), root=site.root)
     databases = {"default": (POSTGRES, site.name), alias: (SQLITE, place)}
-    with pytest.raises(Failed, match=rf"^The database '{alias}' is SQLite .* inside the release: .* read DJANGO_"):
+    with pytest.raises(Failed, match=rf"^The database '{alias}' is SQLite .* inside the release: .* read DATABASE_URL"):
         keeping.judged(site, "r1", told(databases))
 
 
@@ -97,6 +97,8 @@ class settings:
     DATABASES = {"default": {"ENGINE": "e", "NAME": "n"}}
     DEBUG, SECRET_KEY, STATIC_URL, MIDDLEWARE = True, "django-insecure-x", None, ["WhiteNoiseMiddleware"]
     STATIC_ROOT = "staticfiles"
+    MEDIA_URL, MEDIA_ROOT = "/files/", ""
+    CACHES = {"default": {"BACKEND": "LocMemCache"}}
 """
 DJANGO = {
     "django/__init__.py": "",
@@ -121,13 +123,13 @@ sys.exit(int(sys.argv[-1]) if sys.argv[-1].isdigit() else 0)
 }  # fmt: skip
 
 
-def manage(folder, *commands, **changes):
+def manage(folder, *commands, variables=None, **changes):
     for name, text in {**DJANGO, **changes}.items():
         path = pathlib.Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     argv = [sys.executable, f"{sandbox.PROGRAMS}/run_manage.py", json.dumps(commands)]
-    env = {"PATH": os.environ["PATH"], "DJANGO_STATIC_ROOT": f"{folder}/served"}
+    env = {"PATH": os.environ["PATH"], "DJANGO_STATIC_ROOT": f"{folder}/served", **(variables or {})}
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, env=env)
     return [line for line in done.stdout.splitlines() if line.startswith("::")]
 
@@ -136,8 +138,62 @@ def test_the_settings_in_force_are_told(tmp_path):
     said = manage(tmp_path, [True, "check"])
     assert json.loads(said[-1].partition(" ")[2]) == {
         "databases": {"default": {"engine": "e", "name": "n"}}, "uploads": ["/somewhere"], "debug": True,
-        "public_key": True, "static_url": "", "whitenoise": True,
+        "public_key": True, "static_url": "", "whitenoise": True, "media_url": "/files/", "no_redis_client": False,
+        "overruled": [],
     }  # fmt: skip
+
+
+def told_settings(said):
+    return json.loads(said[-1].partition(" ")[2])
+
+
+def test_uploads_beside_the_code_go_where_they_stay(tmp_path):
+    """As MEDIA_ROOT = BASE_DIR / "media", which is what most sites write."""
+    kept, tmp_path = tmp_path / "kept", tmp_path / "src"
+    kept.mkdir()
+    conf = CONF.replace('MEDIA_ROOT = "/files/", ""', f'MEDIA_ROOT = "/files/", "{tmp_path}/up/media/"')
+    storage = f"class FileSystemStorage:\n    location = '{tmp_path}/up/media'\n"
+    files = {"django/conf.py": conf, "django/core/files/storage.py": storage}
+
+    def uploads(**more):
+        return told_settings(
+            manage(tmp_path, [True, "check"], variables={"DJANGO_MEDIA_ROOT": str(kept)}, **files, **more)
+        )["uploads"]
+
+    assert uploads() == [str(kept)]
+    assert os.path.realpath(tmp_path / "up/media") == str(kept)
+    # Once more, as a deploy that is repeated; and never over what the checkout brought.
+    assert uploads() == [str(kept)]
+    (tmp_path / "up/media").unlink()
+    assert uploads(**{"up/media/a.txt": "a"}) == [f"{tmp_path}/up/media"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "overruled"),
+    [
+        ("", []),
+        ("    CELERY_RESULT_BACKEND = 'django-db'\n", ["CELERY_RESULT_BACKEND"]),
+        ("    CELERY_RESULT_BACKEND = 'redis://ours'\n", []),
+        ("    CELERY_BROKER_URL = None\n", []),
+    ],
+)
+def test_what_the_environment_takes_the_place_of_is_told(tmp_path, conf, overruled):
+    variables = dict.fromkeys(("CELERY_RESULT_BACKEND", "CELERY_BROKER_URL"), "redis://ours")
+    said = manage(tmp_path, [True, "check"], variables=variables, **{"django/conf.py": CONF + conf})
+    assert told_settings(said)["overruled"] == overruled
+
+
+def test_remarks_on_what_the_tree_does_otherwise(site):
+    site.facts["celery"] = {"worker": True}
+    postgres = {"default": (POSTGRES, site.name)}
+    (found,) = keeping.judged(site, "r1", told(postgres, overruled=["CELERY_RESULT_BACKEND"]))
+    assert "env: {CELERY_RESULT_BACKEND: null}" in found
+    (found,) = keeping.judged(site, "r1", told(postgres, [site.path("media")], media_url="/files/"))
+    assert found == "MEDIA_URL is '/files/', and uploads are served below /media/"
+    for url in ("/media/", "media/", "", "https://cdn.example/m/"):
+        assert keeping.judged(site, "r1", told(postgres, [site.path("media")], media_url=url)) == []
+    with pytest.raises(Failed, match=r"the environment has no Redis client.* dependencies: \{add: \[redis\]\}"):
+        keeping.judged(site, "r1", told(postgres, no_redis_client=True))
 
 
 def test_static_files_that_a_site_collects_elsewhere_are_served(tmp_path):

@@ -109,8 +109,8 @@ def test_what_installs_the_checkout_belongs_to_one_release(checkout, line):
 @pytest.mark.parametrize(
     "line",
     [
-        "Django==5.2", "django", "celery[redis]>=5", "acme @ https://git.example/acme.whl", "# ./lib", "",
-        "git+https://git.example/acme.git@v1#egg=acme", "acme @ git+https://git.example/acme.git",
+        "Django==5.2", "acme @ https://git.example/acme.whl", "# ./lib", "", "celery[redis] == 5.6.3  # the queue",
+        "acme @ git+https://git.example/acme.git@0123456789012345678901234567890123456789",
         "--no-binary :all:", "a==1 ; python_version < '3.11'", "a==1 --hash=sha256:abc/def",
         "--index-url https://git.example/simple/",
         "zope.interface==7",
@@ -121,9 +121,65 @@ def test_what_does_not_is_shared(checkout, line):
     assert checkout.key(release="r1") == checkout.key(release="r2")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "django", "celery[redis]>=5", "django==5.*", "a~=1.2", "a==1,<2 ; python_version > '3'",
+        "git+https://git.example/acme.git@v1#egg=acme", "acme @ git+https://git.example/acme.git",
+    ],
+)  # fmt: skip
+def test_what_may_mean_something_else_tomorrow_belongs_to_one_release(checkout, line):
+    checkout.write(requirements_txt=f"gunicorn==27.0.1\n{line}\n")
+    assert checkout.key(release="r1") != checkout.key(release="r2")
+
+
+def test_a_name_that_another_file_pins_does_not_move(checkout):
+    checkout.write(
+        requirements_txt="-c pins.txt\nDjango\nzope.interface[x]\n", pins_txt="django==5.2\nzope-interface==7\n"
+    )
+    assert checkout.key(release="r1") == checkout.key(release="r2")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "inner"),
+    [
+        (
+            "uv.lock",
+            '[[package]]\nname = "site"\nsource = { {} = "{}" }\n',
+            [("editable", "."), ("editable", "../lib")],
+        ),
+        ("uv.lock", '[[package]]\nname = "site"\nsource = { {} = "{}" }\n', [("virtual", "."), ("directory", "lib")]),
+        ("poetry.lock", '[package.source]\ntype = "{}"\nurl = "{}"\n', [("git", "https://x"), ("directory", "lib")]),
+        ("Pipfile.lock", '{"default": {"lib": {"{}": "{}"}}}', [("version", "==1"), ("path", "./lib")]),
+    ],
+)
+def test_a_lock_belongs_to_one_release_where_it_installs_a_part_of_the_checkout(checkout, name, text, inner):
+    shared = []
+    for what, where in inner:
+        filled = text.replace("{}", what, 1).replace("{}", where, 1)
+        checkout.write(**{name: filled.replace('{"lib"', '{\n"lib"').replace('{"path"', '{\n"path"')})
+        form = requirements.form_of(name)
+        keys = {requirements.key(str(checkout.folder / name), PYTHON, release, form) for release in ("r1", "r2")}
+        shared.append(len(keys) == 1)
+    assert shared == [True, False]
+
+
+@pytest.mark.parametrize("beside", ["groups", "extras", "add"])
+def test_what_the_pillar_adds_changes_the_key(checkout, beside):
+    checkout.write(**{"uv.lock": "", "pyproject.toml": "[project]\n"})
+    path = str(checkout.folder / "uv.lock")
+    plain = requirements.key(path, PYTHON, "r1", "uv", {"groups": [], "extras": [], "add": []})
+    assert plain == requirements.key(path, PYTHON, "r1", "uv")
+    assert requirements.key(path, PYTHON, "r1", "uv", {beside: ["a==1"]}) != plain
+    checkout.write(**{"pyproject.toml": "[project]\nname = 'x'\n"})
+    assert requirements.key(path, PYTHON, "r1", "uv") != plain
+
+
 def test_a_pyproject_belongs_to_one_release(checkout):
     checkout.write(**{"pyproject.toml": "[project]\ndependencies = ['acme @ file:./lib']\n"})
-    assert checkout.key(release="r1", name="pyproject.toml") != checkout.key(release="r2", name="pyproject.toml")
+    path = str(checkout.folder / "pyproject.toml")
+    keys = {requirements.key(path, PYTHON, release, "project") for release in ("r1", "r2")}
+    assert len(keys) == 2
 
 
 def test_the_checkout_named_in_a_nested_file(checkout):
@@ -137,14 +193,18 @@ def test_the_checkout_named_in_a_nested_file(checkout):
 def test_beside_manage_py_first(venv, checkout):
     checkout.write(requirements_txt="top\n", app__requirements_txt="inner\n")
     source = str(checkout.folder)
-    assert requirements.find(source, "app", "requirements.txt") == (f"{source}/app", f"{source}/app/requirements.txt")
-    assert requirements.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
+    assert requirements.find(source, "app", "requirements.txt") == (
+        f"{source}/app", f"{source}/app/requirements.txt", "requirements",
+    )  # fmt: skip
+    assert requirements.find(source, ".", "requirements.txt")[:2] == (source, f"{source}/requirements.txt")
 
 
 def test_else_at_the_top(venv, checkout):
     checkout.write(requirements__prod_txt="a\n", app__manage_py="")
     source = str(checkout.folder)
-    assert requirements.find(source, "app", "requirements/prod.txt") == (source, f"{source}/requirements/prod.txt")
+    assert requirements.find(source, "app", "requirements/prod.txt") == (
+        source, f"{source}/requirements/prod.txt", "requirements",
+    )  # fmt: skip
 
 
 def test_none(venv, checkout):
@@ -172,7 +232,45 @@ def test_a_link_inside(venv, checkout):
     checkout.write(real_txt="a\n")
     (checkout.folder / "requirements.txt").symlink_to("real.txt")
     source = str(checkout.folder)
-    assert requirements.find(source, ".", "requirements.txt") == (source, f"{source}/requirements.txt")
+    assert requirements.find(source, ".", "requirements.txt")[:2] == (source, f"{source}/requirements.txt")
+
+
+ALL_FORMS = {
+    "requirements.txt": "requirements", "uv.lock": "uv", "poetry.lock": "poetry", "pylock.toml": "pylock",
+    "Pipfile.lock": "pipenv", "requirements/production.txt": "requirements", "pyproject.toml": "project",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL_FORMS)
+def test_each_of_the_usual_forms_is_found(checkout, name):
+    checkout.write(**{"pyproject.toml": "[tool.black]\n", "setup.cfg": ""})
+    checkout.write(**{name: "[project]\nname = 'x'\n"})
+    source = str(checkout.folder)
+    base = source
+    assert requirements.find(source, "app", "auto") == (base, f"{source}/{name}", ALL_FORMS[name])
+
+
+def test_what_is_locked_comes_before_what_is_not(checkout):
+    checkout.write(**{"uv.lock": "", "pyproject.toml": "[project]\n"})
+    assert requirements.find(str(checkout.folder), ".", "auto")[2] == "uv"
+    checkout.write(**{"requirements.txt": ""})
+    assert requirements.find(str(checkout.folder), ".", "auto")[2] == "requirements"
+
+
+def test_none_of_the_usual_forms(checkout):
+    checkout.write(**{"pyproject.toml": "[tool.black]\n"})
+    with pytest.raises(
+        requirements.Wrong, match=r"^The repository has none of requirements\.txt, uv\.lock, .* Try: name"
+    ):
+        requirements.find(str(checkout.folder), ".", "auto")
+
+
+@pytest.mark.parametrize(("name", "what"), [("requirements.txt", "extras"), ("Pipfile.lock", "extras"),
+                                            ("pylock.toml", "groups"), ("requirements.txt", "groups")])  # fmt: skip
+def test_what_a_form_does_not_know_is_refused(name, what):
+    with pytest.raises(requirements.Wrong, match=f"{name} has no {what}, and the pillar names prod"):
+        requirements.allowed(requirements.form_of(name), f"/x/{name}", {what: ["prod"]})
+    requirements.allowed("uv", "/x/uv.lock", {what: ["prod"]})
 
 
 # Building
@@ -206,8 +304,33 @@ def builder(venv, monkeypatch):
     return builder
 
 
-def acme():
-    return Site(SLUG, {"directory": ".", "requirements": "requirements.txt"})
+def acme(**more):
+    return Site(SLUG, {"directory": ".", "requirements": "requirements.txt", **more})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("uv.lock", "", "export --quiet --frozen --no-dev --no-emit-project .* --extra s3 --group prod"),
+        ("poetry.lock", "", "poetry-plugin-export==.* poetry export --extras s3 --with prod"),
+        ("pyproject.toml", "[project]\n", "pip install --quiet -r .*/pyproject.toml --extra s3 --group prod"),
+    ],
+)
+def test_groups_and_extras(venv, checkout, builder, name, text, said):
+    checkout.write(**{name: text})
+    further = {"groups": ["prod"], "extras": ["s3"], "add": ["sentry-sdk==2.30.0"]}
+    venv.build(acme(requirements="auto", dependencies=further), str(checkout.folder), "r1")
+    lines = [" ".join(map(str, argv)) for argv, _, _ in builder.calls]
+    assert re.search(said, lines[1]), lines
+    assert lines[-4].endswith("pip install --quiet sentry-sdk==2.30.0")
+
+
+def test_a_worker_gets_a_redis_client(venv, checkout, builder):
+    checkout.write(requirements_txt="celery==5.6.3\n")
+    venv.build(acme(celery={"worker": True}), str(checkout.folder), "r1")
+    assert [word for argv, _, _ in builder.calls for word in argv if "==" in str(word)] == [
+        f"{name}=={version}" for name, version in venv.BROUGHT.items()
+    ]
 
 
 def build(venv, checkout, release="r1"):
@@ -220,9 +343,11 @@ def test_build(venv, checkout, builder):
     done = build(venv, checkout)
     path = acme().path("venvs", checkout.key())
     assert done == {"path": path, "reused": False}
-    make, install, sync, mark = builder.calls
+    make, install, bring, sync, mark = builder.calls
     assert make[0] == ["/opt/uv", "venv", "--quiet", "--python", "/usr/bin/python3", path]
     assert install[0] == ["/opt/uv", "pip", "install", "--quiet", "-r", f"{checkout.folder}/requirements.txt"]
+    # It has no gunicorn of its own, and no Celery that needs a Redis client.
+    assert bring[0] == ["/opt/uv", "pip", "install", "--quiet", f"gunicorn=={venv.BROUGHT['gunicorn']}"]
     # Marked as whole only when everything is in it, and on the disk.
     assert sync[0] == ["/usr/bin/sync", "--file-system", path]
     assert mark[0] == ["/usr/bin/touch", f"{path}/.complete"]

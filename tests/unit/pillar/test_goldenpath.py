@@ -51,8 +51,8 @@ WITHOUT_DEFAULT = {
     *(("alerts", name) for name in ("webhook", "mail")),
 }
 OWN_VARIABLES = [
-    *("DJANGO_SETTINGS_MODULE", "ALLOWED_HOSTS", "DJANGO_DB_NAME", "DJANGO_DB_PASSWORD", "DJANGO_STATIC_ROOT"),
-    *("DJANGO_MEDIA_ROOT", "SITE_DOMAIN", "REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GIT_SHA"),
+    *("DJANGO_SETTINGS_MODULE", "DJANGO_DB_NAME", "DJANGO_DB_PASSWORD", "DJANGO_STATIC_ROOT"),
+    *("DJANGO_MEDIA_ROOT", "SITE_DOMAIN", "GIT_SHA", "CACHE_DIRECTORY"),
     *("RELEASE", "PATH", "PYTHONPATH", "LD_PRELOAD", "NOTIFY_SOCKET"),
 ]
 GOOD_REFS = ["main", "v1.4.2", "1.10", "release/2026-11", "a" * 200, "f" * 40, "grün", "a-", "user@host", "HEAD", "#1"]
@@ -187,6 +187,14 @@ SITE_FAULTS = [
     ("env:A", "a" * 32769, "has 32769 characters"),
     ("env:A-B", "1", "is not a name for an environment variable"),
     ("env:DJANGO_SECRET_KEY", "x", "move it to secrets"),
+    ("env:SECRET_KEY", "x", "move it to secrets"),
+    ("env_names:DB", "HOME", "name a variable that the tree sets"),
+    ("env_names:A-B", "REDIS_URL", "is not a name for an environment variable"),
+    ("env_names:PATH", "REDIS_URL", "is set by Golden Path itself"),
+    ("dependencies:extra", ["s3"], "did you mean extras"),
+    ("wsgi", "config.wsgi", "is not module:name"),
+    ("wsgi", "config/wsgi:application", "is not module:name"),
+    ("build", "npm ci", "must be a list"),
     *[(f"{kind}:{name}", "x", "is set by Golden Path itself") for kind in ("env", "secrets") for name in OWN_VARIABLES],
     # Redis is not to be switched off here either
     *[("redis", value, f"{REQUIRED} by every site") for value in (False, None, True, "off", [], 0)],
@@ -203,6 +211,24 @@ def test_site_fault(key, value, part):
         assert "redis:broker" in goldenpath.validate(pillar)[0]
         return
     assert part in sentence(pillar, f"sites:acme:{key}")
+    assert len(goldenpath.validate(pillar)) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("dependencies:add", "--index-url https://x.example", "is not one requirement"),
+        ("dependencies:add", "a\nb", "is not one requirement"),
+        ("dependencies:groups", "-e", "is not the name of a group"),
+        ("build", "npm ci && npm run build", "is a line of shell"),
+        ("build", "echo 'x", "cannot be split into words"),
+        ("build", " ", "is not a command"),
+        ("release", "-x", "is not a command"),
+    ],
+)
+def test_fault_in_a_list(key, value, part):
+    pillar = site(key, [value])
+    assert part in sentence(pillar, f"sites:acme:{key}:0")
     assert len(goldenpath.validate(pillar)) == 1
 
 
@@ -420,6 +446,18 @@ def test_variable_in_env_and_secrets():
     pillar = site("env", {"EMAIL_HOST": "a"})
     pillar["sites"]["acme"]["secrets"] = {"EMAIL_HOST": "b"}
     assert "among the secrets as well" in sentence(pillar, "sites:acme:env:EMAIL_HOST")
+
+
+def test_a_name_of_the_sites_has_one_value():
+    pillar = site("env", {"DB": "x"})
+    pillar["sites"]["acme"]["env_names"] = {"DB": "DJANGO_DB_NAME"}
+    assert "has a value in env or secrets as well" in sentence(pillar, "sites:acme:env_names:DB")
+
+
+@pytest.mark.parametrize("name", goldenpath.USUAL[1:])
+def test_a_usual_name_can_be_left_out(name):
+    assert goldenpath.validate(site("env", {name: None})) == []
+    assert goldenpath.normalise(site("env", {name: None}))["sites"]["acme"]["env"] == {name: None}
 
 
 def test_host_without_sites():
@@ -752,7 +790,11 @@ def test_defaults():
                 "workers": 3,
                 "celery": {"worker": False, "beat": False, "concurrency": 2},
                 "directory": ".",
-                "requirements": "requirements.txt",
+                "requirements": "auto",
+                "dependencies": {"groups": [], "extras": [], "add": []},
+                "wsgi": "<project>.wsgi:application",
+                "build": [],
+                "release": [],
                 "packages": [],
                 "max_body": "100mb",
                 "limits": {"memory": 75, "tasks": 1024, "statement_timeout": 300},
@@ -760,6 +802,7 @@ def test_defaults():
                 "health": "/health/",
                 "tls": "acme",
                 "env": {},
+                "env_names": {},
                 "secrets": {},
             }
         },

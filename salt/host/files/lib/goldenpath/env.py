@@ -40,5 +40,14 @@ def read(path):
 
 
 def with_value(text, name, value):
-    """The text of an environment file with one variable changed, and every other line as it was."""
-    return _LINE.sub(lambda found: f"{name}={quoted(value)}" if found[1] == name else found[0], text)
+    """
+    The text of an environment file with one variable changed, under whichever names it stands, and every other line as
+    it was.
+    """
+    before = load(text).get(name)
+
+    def line(found):
+        same = found[1] == name or (before and _ESCAPED.sub(r"\1", found[2]) == before)
+        return f"{found[1]}={quoted(value)}" if same else found[0]
+
+    return _LINE.sub(line, text)

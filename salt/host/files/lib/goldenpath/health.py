@@ -49,7 +49,10 @@ def judge(code, headers, body, path, domain):
         parsed = None
     said = parsed.get("status") if isinstance(parsed, dict) else None
     if 300 <= code < 400:
-        return "broken", _redirected(code, headers.get("Location", ""), path, domain), parsed
+        place = headers.get("Location", "")
+        if why := _astray(place, path, domain):
+            return "broken", f"{path} redirects ({code}) to {_shown(place, 100)}: {why}", parsed
+        return "ok", f"{path} redirects ({code}) to {_shown(place, 100)}", parsed
     if not isinstance(said, str):
         if 200 <= code < 300:
             return "ok", f"{path} answered {code}", parsed
@@ -65,15 +68,15 @@ def judge(code, headers, body, path, domain):
     return said, f"{path} answered {code}, {said}" + (f": {detail}" if said not in GOOD else ""), parsed
 
 
-def _redirected(code, place, path, domain):
+def _astray(place, path, domain):
+    """Why a redirect is no sign of health; empty for one within the site, as to a language or to its login."""
     # A redirect to the same path by https is SECURE_SSL_REDIRECT that does not see the proxy's header.
     if place.startswith(f"https://{domain}") and place.split(domain, 1)[1].split("?")[0] == path:
-        why = "does the site ignore X-Forwarded-Proto (SECURE_PROXY_SSL_HEADER)?"
-    elif re.sub(r"^https?://[^/]*", "", place).split("?")[0] == path + "/":
-        why = f"is the health path {path}/?"
-    else:
-        why = "the health path must answer by itself"
-    return f"{path} redirects ({code}) to {_shown(place, 100)}: {why}"
+        return "does the site ignore X-Forwarded-Proto (SECURE_PROXY_SSL_HEADER)?"
+    if re.sub(r"^https?://[^/]*", "", place).split("?")[0] == path + "/":
+        return f"is the health path {path}/?"
+    within = re.fullmatch(rf"(https://{re.escape(domain)})?/(?!/).*", place)
+    return "" if within else "the health path must answer by itself"
 
 
 def ask(site, release=None, front=False, timeout=ANSWER_SECONDS, path=None, verify=True):
@@ -118,7 +121,6 @@ def prove(site, release, which="The new release", since=0):
     service = units.names(site, release)[1]
     good = bad = 0
     while time.time() < end and bad < BAD_ANSWERS:
-        asked = time.time()
         answer = ask(site, release)
         if answer["status"] in GOOD:
             good += 1
@@ -127,8 +129,8 @@ def prove(site, release, which="The new release", since=0):
         else:
             # It flaps, or was never well: a good answer before does not count any more.
             good = 0
-            # Refused while it starts is one thing; no answer at all, or a process that ends, is another.
-            bad += answer["status"] != "unreachable" or time.time() - asked > ANSWER_SECONDS * 0.9
+            # No answer yet is one thing: large sites import for a while. A bad one, or a process that ends, is another.
+            bad += answer["status"] != "unreachable"
             if units.restarts(site, release) > 1:
                 break
         time.sleep(0.1)

@@ -24,13 +24,14 @@ def judged(site, release, output):
         return []
     _shown_to_nobody(site, told)
     _static(site, told)
-    remarks = []
+    remarks = _remarks(site, told)
     for alias, known in sorted(databases.items()):
         engine, name = str(known.get("engine", "")), str(known.get("name", ""))
         if engine.endswith("sqlite3") and _goes(site, release, name):
             raise Failed(
                 f"The database {alias!r} is SQLite at {name}, inside the release: the next deploy would begin with an "
-                f"empty one. Try: read DJANGO_DB_NAME, DJANGO_DB_USER and DJANGO_DB_HOST in {site.facts['settings']}"
+                f"empty one. Try: read DATABASE_URL, or DJANGO_DB_NAME, DJANGO_DB_USER and DJANGO_DB_HOST, in "
+                f"{site.facts['settings']}"
             )
         if engine.endswith("sqlite3") or (alias == "default" and name != site.name):
             remarks.append(f"the database {alias!r} ({engine.rpartition('.')[2]}, {name}) is in no backup of this host")
@@ -42,6 +43,25 @@ def judged(site, release, output):
             )
         if os.path.normpath(place) != site.path("media") and not place.startswith(site.path("media") + os.sep):
             remarks.append(f"uploads are kept in {place} and not in {site.path('media')}: they are in no backup")
+    return remarks
+
+
+def _remarks(site, told):
+    """What the tree's variables or paths do otherwise than the settings say. Raises Failed for what cannot work."""
+    if told.get("no_redis_client"):
+        raise Failed(
+            "CACHES are in Redis, and the environment has no Redis client: the first page that is cached would fail. "
+            "Try: dependencies: {add: [redis]} in the site's pillar"
+        )
+    remarks = []
+    for name in told.get("overruled") or [] if site.celery["worker"] else []:
+        remarks.append(
+            f"{name} of the environment takes the place of what the settings say of it. "
+            f"Where the settings are right: env: {{{name}: null}} in the site's pillar"
+        )
+    url = str(told.get("media_url", ""))
+    if told.get("uploads") and url.strip("/") and "//" not in url and url.strip("/") != "media":
+        remarks.append(f"MEDIA_URL is {url!r:.80}, and uploads are served below /media/")
     return remarks
 
 

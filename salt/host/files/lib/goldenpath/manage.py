@@ -3,8 +3,9 @@
 import json
 import os
 import re
+import shlex
 
-from . import sandbox
+from . import process, sandbox, text
 from .errors import Failed, Refused
 from .text import masked
 
@@ -59,13 +60,59 @@ def against(site, release, database, argv, readonly=True):
     readonly: whatever the site's code does on its start, it cannot write, to whichever database. Returns the exit code
     and the output without secrets. Raises Failed where the site would not let itself be pointed elsewhere.
     """
-    env = {"DJANGO_DB_NAME": database, "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {**_elsewhere(site, release, database), "PYTHONDONTWRITEBYTECODE": "1"}
     if readonly:
         env["PGOPTIONS"] = "-c default_transaction_read_only=on"
     done = program(site, release, "which_database.py", *argv, timeout=3600, env=env)
     used = re.search(r"^::database (.*)$", done.output, re.MULTILINE)
     if used and used[1] != database:
         raise Failed(
-            f"the settings of {site.slug} name the database {used[1]} themselves. Try: read DJANGO_DB_NAME in them"
+            f"the settings of {site.slug} name the database {used[1]} themselves. "
+            "Try: read DATABASE_URL or DJANGO_DB_NAME in them"
         )
     return done.code, masked(done.output, site.secrets())
+
+
+def _elsewhere(site, release, database):
+    """The variables that name a site's database, under all names that it may be read by, with another one."""
+    values = site.environment(release)
+    also = site.facts.get("env_names", {})
+    env = {"DJANGO_DB_NAME": database}
+    env.update({name: database for name, source in also.items() if source == "DJANGO_DB_NAME"})
+    for name in ("DATABASE_URL", *(name for name, source in also.items() if source == "DATABASE_URL")):
+        head, found, rest = values.get(name, "").partition(f"/{site.name}?")
+        if found:
+            env[name] = f"{head}/{database}?{rest}"
+    return env
+
+
+def command(site, release, line, timeout):
+    """
+    Run one command of a build or a release, as the pillar has it. ``manage.py`` is the release's own.
+
+    timeout: seconds. Raises Failed with its last words.
+    """
+    values = site.environment(release)
+    words = shlex.split(line)
+    if words[0] == "manage.py":
+        words[:1] = [site.release(release, "venv/bin/python"), "manage.py"]
+    env = {**values, "npm_config_cache": site.path("cache/npm"), "npm_config_update_notifier": "false"}
+    done = sandbox.run(
+        site, ["/usr/bin/env", "--", *words], env, values["APP_DIR"], timeout=timeout,
+        log=site.release(release, "deploy.log"),
+    )  # fmt: skip
+    if done.code:
+        output = masked(done.output, site.secrets())
+        raise Failed(f"`{line}` {_ended(done, timeout, output, words[0])}", text.tail(output))
+
+
+def _ended(done, timeout, output, program):
+    """How a command ended that failed, and why, as the rest of a sentence."""
+    if done.code == process.TIMED_OUT:
+        return f"did not end within {timeout} s"
+    if done.code == 127 and "No such file" in output:
+        where = "packages: [npm]" if program in ("npm", "npx", "node") else "packages: […]"
+        return f"failed: there is no {program} on the host. Try: {where} in the site's pillar, then state.apply"
+    packages = text.lacks(output)
+    ending = f". Try: packages: [{packages}] in the site's pillar, then state.apply" if packages else ""
+    return f"failed with {done.code}: {text.reason(output)}{ending}"

@@ -19,8 +19,8 @@ def deploy(site, ref=None, who="unknown", wait=0):
     """
     Release one ref of a site. The steps, in order:
 
-    gate, preflight, clean, fetch, environment, static, dump and migrate (where migrations are pending), start, prove,
-    switch, front door, celery, drain, prune.
+    gate, preflight, clean, fetch, environment, build (where the pillar has commands), static, dump and migrate (where
+    migrations are pending), release (as build), start, prove, switch, front door, celery, drain, prune.
 
     ref: tag, branch or commit; the pillar's where it is left out. who: who asked for it, for the history. wait:
     seconds to wait for another deploy of this site. Returns the record that went into the history. Raises Failed; the
@@ -48,10 +48,16 @@ def deploy(site, ref=None, who="unknown", wait=0):
                 this.unfinished(record)
             with this.step("environment"):
                 record["environment"] = "reused" if steps.environment(this, release, ref, sha) else "built"
+            if site.facts.get("build"):
+                with this.step("build"):
+                    steps.build(this, release)
             with this.step("static"):
                 pending = steps.static(this, release)
             if pending:
                 steps.migrations(this, release, record)
+            if site.facts.get("release"):
+                with this.step("release"):
+                    steps.released(this, release)
             activate.activate(this, release, sha, before)
         except Exception as exc:
             raise _failed(this, record, before, exc) from exc

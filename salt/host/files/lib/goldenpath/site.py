@@ -23,8 +23,9 @@ BEFORE = ".env.before"
 MAINTENANCE = "maintenance"
 OPERATOR, OURS = "operator", "deploy"
 # What a host knows of a site without a pillar: what it was provisioned with, and what a deploy needs.
-_PROVISIONED = ("domains", "health", "tls", "celery", "redis", "postgres", "workers", "limits", "max_body")
-_RELEASED = ("repo", "ref", "directory", "project", "settings", "requirements")
+_PROVISIONED = ("domains", "health", "tls", "celery", "redis", "postgres", "workers", "limits", "max_body", "wsgi")
+_RELEASED = ("repo", "ref", "directory", "project", "settings", "requirements", "dependencies", "env_names",
+             "build", "release")  # fmt: skip
 
 
 class Site:
@@ -187,7 +188,7 @@ class Site:
 def _is_plain(name):
     return name.startswith(("DJANGO_DB_", "CELERY_")) or name in (
         "DJANGO_SETTINGS_MODULE", "DJANGO_STATIC_ROOT", "DJANGO_MEDIA_ROOT", "ALLOWED_HOSTS", "SITE_DOMAIN",
-        "REDIS_URL",
+        "REDIS_URL", "DATABASE_URL", "DJANGO_ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DJANGO_CSRF_TRUSTED_ORIGINS",
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from .preflight import FREE_BYTES
 # How often a migration waits for a busy table, and for how long.
 MIGRATE_TRIES = 3
 LOCK_TIMEOUT = "5s"
+# How long one command of a build or a release may take.
+COMMAND_SECONDS = 1800
 _PATIENT = {"PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT}"}
 
 
@@ -110,14 +112,10 @@ def environment(run, release, ref, sha):
         )
     path, reused = venv.build(site, folder, release, log=log)
     os.symlink(path, site.release(release, "venv"))
-    needs = ["gunicorn"] + (["celery"] if site.celery["worker"] else [])
-    missing = [name for name in needs if not os.path.exists(f"{path}/bin/{name}")]
-    if not glob.glob(f"{path}/lib/python3*/site-packages/redis/__init__.py"):
-        missing.append("redis")
-    if missing:
+    if site.celery["worker"] and not os.path.exists(f"{path}/bin/celery"):
         raise Failed(
-            f"{site.facts['requirements']} of {ref} installs no {' and no '.join(missing)}, and the site cannot run "
-            "without. Try: add it to the file and deploy that commit"
+            f"The environment of {ref} has no celery, and the pillar asks for a worker. "
+            "Try: dependencies: {add: [celery]} in the site's pillar, or remove `celery:worker` there"
         )
     values = {
         "RELEASE": release,
@@ -134,6 +132,18 @@ def environment(run, release, ref, sha):
     head = "# Managed by Golden Path: local changes are overwritten, DJANGO_SECRET_KEY is kept.\n"
     files.replace(site.release(release, "release.env"), head + env.dump(values), mode=0o644)
     return reused
+
+
+def build(run, release):
+    """The site's own commands of a build."""
+    for line in run.site.facts.get("build", []):
+        manage.command(run.site, release, line, COMMAND_SECONDS)
+
+
+def released(run, release):
+    """The site's own commands of a release, on the database that is migrated by now."""
+    for line in run.site.facts.get("release", []):
+        manage.command(run.site, release, line, COMMAND_SECONDS)
 
 
 def static(run, release):

@@ -1,6 +1,6 @@
 """
-A release's virtual environment, built by uv from the site's requirements and shared by every release whose
-requirements are the same.
+A release's virtual environment, built by uv from what the site says it needs, and shared by every release whose needs
+are the same.
 """
 
 import configparser
@@ -15,6 +15,13 @@ from .errors import Failed
 # The version that provisioning chose, and beside it the others.
 UV = "/opt/goldenpath/uv"
 PIP_CONFIG = "/etc/pip.conf"
+# What a site need not bring itself, as it is where the site has none.
+BROUGHT = {"gunicorn": "27.0.1", "redis": "6.4.0"}
+# Who reads these locks, when no one else does: each by its own authors, in an environment of its own.
+_EXPORTERS = {
+    "poetry": ["--from", "poetry==2.5.1", "--with", "poetry-plugin-export==1.10.1"],
+    "pipenv": ["--from", "pipenv==2026.10.3"],
+}
 
 
 def uv():
@@ -35,9 +42,8 @@ def build(site, source, release, log=None):
     log: a file to which uv's output is appended. Returns its path, and whether it was there. Raises Failed when
     something cannot be installed; a half-built environment is never used again.
     """
-    requirements = site.facts["requirements"]
-    base, path, name = _look(site, source, release, log)
-    venv = site.path("venvs", name)
+    found = _look(site, source, release, log)
+    venv = site.path("venvs", found["key"])
     complete = f"{venv}/.complete"
     if os.path.exists(complete):
         return venv, True
@@ -45,6 +51,7 @@ def build(site, source, release, log=None):
     program = uv()
     env = {
         "UV_CACHE_DIR": site.path("cache/uv"),
+        "UV_TOOL_DIR": site.path("cache/tools"),
         "UV_NO_PROGRESS": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_SYSTEM_CERTS": "1",
@@ -52,19 +59,61 @@ def build(site, source, release, log=None):
         "VIRTUAL_ENV": venv,
         **_pip_settings(),
     }
-    commands = [
-        [program, "venv", "--quiet", "--python", sandbox.PYTHON, venv],
-        [program, "pip", "install", "--quiet", "-r", path],
+
+    def install(*commands):
+        done = sandbox.run_all(site, [(argv, found["base"], False) for argv in commands], env, timeout=1800, log=log)
+        if done[-1].code:
+            raise Failed(
+                f"The requirements in {os.path.relpath(found['path'], source)} cannot be installed: "
+                f"{_why(done[-1].output)}",
+                text.tail(done[-1].output),
+            )
+
+    install([program, "venv", "--quiet", "--python", sandbox.PYTHON, venv], *_installation(site, found, program, venv))
+    brought = [f"{name}=={version}" for name, version in BROUGHT.items() if _brings(site, venv, name)]
+    install(
+        *([[program, "pip", "install", "--quiet", *brought]] if brought else []),
         # A power cut must not leave the mark and not what it stands for.
         ["/usr/bin/sync", "--file-system", venv],
         ["/usr/bin/touch", complete],
-    ]
-    last = sandbox.run_all(site, [(argv, base, False) for argv in commands], env, timeout=1800, log=log)[-1]
-    if last.code:
-        raise Failed(
-            f"The requirements in {requirements} cannot be installed: {_why(last.output)}", text.tail(last.output)
-        )
+    )
     return venv, False
+
+
+def _brings(site, venv, name):
+    if name == "gunicorn":
+        return not os.path.exists(f"{venv}/bin/gunicorn")
+    # Celery speaks to its broker by it; whatever else needs it says so itself.
+    return site.celery["worker"] and not glob.glob(f"{venv}/lib/python3*/site-packages/{name}/__init__.py")
+
+
+def _installation(site, found, program, venv):
+    """The commands that install what a checkout says it needs, in whichever form it says so."""
+    asked = site.facts.get("dependencies", {})
+    extras = [word for name in asked.get("extras", []) for word in ("--extra", name)]
+    groups = [word for name in asked.get("groups", []) for word in ("--group", name)]
+    listed, form = f"{venv}/requirements.txt", found["form"]
+    exported = [sandbox.PYTHON, "-I", f"{sandbox.PROGRAMS}/exported.py", listed]
+    install = [program, "pip", "install", "--quiet"]
+    if form == "uv":
+        # A lock names the places of its files: listed again, an index of the host's own is asked.
+        export = [*exported, program, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header",
+                  "--python", sandbox.PYTHON, *extras, *groups]  # fmt: skip
+        commands = [export, [*install, "-r", listed]]
+    elif form == "poetry":
+        extras = [word for name in asked.get("extras", []) for word in ("--extras", name)]
+        groups = [word for name in asked.get("groups", []) for word in ("--with", name)]
+        tool = [program, "tool", "run", "--quiet", "--python", sandbox.PYTHON, *_EXPORTERS["poetry"]]
+        commands = [[*exported, *tool, "poetry", "export", *extras, *groups], [*install, "-r", listed]]
+    elif form == "pipenv":
+        groups = ["--categories", " ".join(["packages", *asked["groups"]])] if groups else []
+        tool = [program, "tool", "run", "--quiet", "--python", sandbox.PYTHON, *_EXPORTERS["pipenv"]]
+        commands = [[*exported, *tool, "pipenv", "requirements", "--hash", *groups], [*install, "-r", listed]]
+    elif form == "project":
+        commands = [[*install, "-r", found["path"], *extras, *groups]]
+    else:
+        commands = [[*install, "-r", found["path"]]]
+    return [*commands, [*install, *asked["add"]]] if asked.get("add") else commands
 
 
 def _why(output):
@@ -80,11 +129,15 @@ def _why(output):
 
 def _look(site, source, release, log):
     """
-    Where the requirements lie, and the name of their environment. Asked in the sandbox: what root opened there could
-    be a link to anything, or a pipe that nobody ends.
+    Where the requirements lie, in which form, and the name of their environment. Asked in the sandbox: what root opened
+    there could be a link to anything, or a pipe that nobody ends.
     """
-    words = [source, site.facts["directory"], site.facts["requirements"], release]
-    done = sandbox.run(site, [sandbox.PYTHON, "-I", f"{sandbox.PROGRAMS}/requirements.py", *words], timeout=60)
+    asked = {
+        "source": source, "release": release, "directory": site.facts["directory"],
+        "requirements": site.facts["requirements"], "dependencies": site.facts.get("dependencies", {}),
+    }  # fmt: skip
+    program = f"{sandbox.PROGRAMS}/requirements.py"
+    done = sandbox.run(site, [sandbox.PYTHON, "-I", program, json.dumps(asked)], timeout=60)
     try:
         told = json.loads(done.output.splitlines()[-1])
     except (ValueError, IndexError):
@@ -92,10 +145,12 @@ def _look(site, source, release, log):
     if "error" in told:
         raise Failed(str(told["error"]))
     if log:
-        process.note(log, ["requirements", *words[1:3]], f"{told['path']}: {told['key']}\n")
+        process.note(
+            log, ["requirements", asked["directory"], asked["requirements"]], f"{told['path']}: {told['key']}\n"
+        )
     if not re.fullmatch(r"[0-9a-f]{16}", told["key"]):
         raise Failed(f"{told['key']!r:.80} is no environment's name")
-    return told["base"], told["path"], told["key"]
+    return told
 
 
 def _pip_settings():

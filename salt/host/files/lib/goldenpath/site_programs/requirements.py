@@ -1,9 +1,10 @@
 # Managed by Golden Path: local changes are overwritten.
 """
-Finds a site's requirements, and names the environment that they need: SOURCE DIRECTORY REQUIREMENTS RELEASE.
+Finds what a site says it needs, and names the environment for it. Its argument is a JSON object: ``source``,
+``directory``, ``requirements``, ``release``, and ``dependencies`` as the pillar has them.
 
 It runs as the site's user, in its sandbox, and imports nothing of the engine. It prints one line of JSON: ``base``,
-``path`` and ``key``, or ``error``.
+``path``, ``form`` and ``key``, or ``error``.
 """
 
 import hashlib
@@ -13,9 +14,29 @@ import platform
 import re
 import sys
 
+# Where a site's needs are written, in the order in which they are looked for, and in which form.
+FORMS = (
+    ("requirements.txt", "requirements"),
+    ("uv.lock", "uv"),
+    ("poetry.lock", "poetry"),
+    ("pylock.toml", "pylock"),
+    ("Pipfile.lock", "pipenv"),
+    ("requirements/production.txt", "requirements"),
+    ("requirements/prod.txt", "requirements"),
+    ("pyproject.toml", "project"),
+)
+# Those that know extras, and those that know groups.
+WITH_EXTRAS, WITH_GROUPS = ("uv", "poetry", "project"), ("uv", "poetry", "project", "pipenv")
 _INCLUDE = re.compile(r"^\s*(?:-[rc][\s=]*|--(?:requirement|constraint)[\s=]+)(\S+)")
 # What surrounds a path in a requirement: pip.pypa.io/en/stable/reference/requirements-file-format.
 _AROUND = re.compile(r"^[^@/]*@\s*|\s+#.*$|\s*;.*$|\[[^\]]*\]\s*$|^\s+|\s+$")
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(.*)")
+# A part of the checkout that a lock installs: uv.lock's `source`, a Poetry or Pipfile `path`, a pylock `directory`.
+_INNER = re.compile(
+    r'source = \{ (?:editable|directory|path) = "(?!\.")'
+    r'|^type = "(?:directory|file)"$|^\s*"(?:path|file)": |directory = \{|\bpath = "\.',
+    re.MULTILINE,
+)
 
 
 class Wrong(Exception):
@@ -24,33 +45,74 @@ class Wrong(Exception):
 
 def find(source, directory, requirements):
     """
-    Where a site's requirements file lies: beside manage.py, or else at the top of the repository.
+    Where a site's requirements lie: beside manage.py, or else at the top of the repository.
 
-    Returns the folder against which paths in the file are resolved, and the file. Raises Wrong where there is none,
-    or where a link leads out of the checkout.
+    requirements: a file, or ``auto`` for whichever there is. Returns the folder against which paths in the file are
+    resolved, the file, and its form. Raises Wrong where there is none, or where a link leads out of the checkout.
     """
-    for base in (os.path.join(source, directory), source):
-        path = os.path.normpath(os.path.join(base, requirements))
-        if os.path.isfile(path):
+    wanted = FORMS if requirements == "auto" else ((requirements, form_of(requirements)),)
+    for name, form in wanted:
+        for base in (os.path.join(source, directory), source):
+            path = os.path.normpath(os.path.join(base, name))
+            if not os.path.isfile(path):
+                continue
             if not os.path.realpath(path).startswith(os.path.realpath(source) + os.sep):
-                raise Wrong(f"{requirements} is a link that leads out of the repository")
-            return os.path.normpath(base), path
+                raise Wrong(f"{name} is a link that leads out of the repository")
+            if requirements == "auto" and form == "project" and not re.search(r"^\[project\]", _text(path), re.M):
+                continue  # tools alone have their settings there
+            return (os.path.normpath(base) if form == "requirements" else os.path.dirname(path)), path, form
+    if requirements == "auto":
+        raise Wrong(
+            f"The repository has none of {', '.join(name for name, _ in FORMS)}. "
+            "Try: name the file under `requirements:` in the site's pillar"
+        )
     raise Wrong(f"The repository has no {requirements}. Try: name the file under `requirements:` in the site's pillar")
 
 
-def key(path, python, release):
+def form_of(name):
+    """The form of a file that the pillar names."""
+    name = os.path.basename(name)
+    known = {os.path.basename(path): form for path, form in FORMS}
+    return known.get(name) or ("pylock" if re.fullmatch(r"pylock(\.[^.]+)?\.toml", name) else "requirements")
+
+
+def allowed(form, path, dependencies):
+    """Raise Wrong for extras and groups that a form does not know: they would be left out in silence."""
+    for what, forms in (("extras", WITH_EXTRAS), ("groups", WITH_GROUPS)):
+        if dependencies.get(what) and form not in forms:
+            raise Wrong(
+                f"{os.path.basename(path)} has no {what}, and the pillar names {', '.join(dependencies[what])}. "
+                f"Try: remove `dependencies:{what}`, or name another file under `requirements:`"
+            )
+
+
+def key(path, python, release, form="requirements", dependencies=None):
     """
     The name under which an environment is kept: equal requirements, equal name.
 
     python: the interpreter's version. release: part of the name only where the requirements install the checkout
-    itself. Returns 16 hexadecimal digits.
+    itself, or where tomorrow they may mean something else: a range without a lock, a branch of a repository. Returns 16
+    hexadecimal digits.
     """
-    lines = _requirements(path)
+    further = {name: values for name, values in (dependencies or {}).items() if values}
+    added = further.get("add", [])
+    if form == "requirements":
+        lines = _requirements(path)
+        one = any(map(_is_local, lines)) or _moves([*lines, *added])
+    else:
+        beside = os.path.join(os.path.dirname(path), "Pipfile" if form == "pipenv" else "pyproject.toml")
+        lines = [form, _text(path), _text(beside) if os.path.isfile(beside) and beside != path else ""]
+        # A pyproject.toml without a lock names ranges, and folders in more ways than are worth knowing.
+        one = form == "project" or bool(_INNER.search(_text(path))) or _moves(added)
     parts = [python, os.path.basename(path), *lines]
-    # A pyproject.toml may name folders in more ways than are worth knowing.
-    if path.endswith(".toml") or any(map(_is_local, lines)):
-        parts.append(release)
+    parts += [json.dumps(further, sort_keys=True)] if further else []
+    parts += [release] if one else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _text(path):
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return stream.read()
 
 
 def _is_local(line):
@@ -63,6 +125,26 @@ def _is_local(line):
     while (less := _AROUND.sub("", words)) != words:
         words = less
     return bool(re.match(r"\.|/|file:", words) or re.fullmatch(r"[\w./+-]*/[\w./+-]*", words))
+
+
+def _moves(lines):
+    """Whether some requirement names no version, and no file pins it either."""
+    pinned, wanted = set(), set()
+    for line in lines:
+        plain = re.sub(r"(^|\s)#.*$", "", line).strip()
+        if not plain or plain.startswith("-"):
+            continue
+        if "://" in plain:
+            # A commit is what it is; so is an archive under its name.
+            if "git+" in plain and not re.search(r"@[0-9a-f]{40}\b", plain):
+                return True
+            continue
+        found = _NAME.match(plain)
+        if found:
+            name = re.sub(r"[-_.]+", "-", found[1]).lower()
+            exact = re.match(r"\(?\s*={2,3}\s*[^\s*;,]+\s*\)?\s*(\\|;|--hash|$)", found[2])
+            (pinned if exact else wanted).add(name)
+    return bool(wanted - pinned)
 
 
 def _requirements(path, seen=None):
@@ -83,15 +165,17 @@ def _requirements(path, seen=None):
     return lines
 
 
-def main(source, directory, requirements, release):
+def main(asked):
     """Print what was found."""
     try:
-        base, path = find(source, directory, requirements)
-        found = {"base": base, "path": path, "key": key(path, f"Python {platform.python_version()}", release)}
+        base, path, form = find(asked["source"], asked["directory"], asked["requirements"])
+        allowed(form, path, asked["dependencies"])
+        name = key(path, f"Python {platform.python_version()}", asked["release"], form, asked["dependencies"])
+        found = {"base": base, "path": path, "form": form, "key": name}
     except (Wrong, OSError) as exc:
         found = {"error": str(exc)}
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(json.loads(sys.argv[1]))

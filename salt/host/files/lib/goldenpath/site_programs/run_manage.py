@@ -10,6 +10,7 @@ static files that the site collects elsewhere are brought to where they are serv
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import runpy
@@ -26,6 +27,7 @@ def settings():
 
     if not settings.configured or not apps.ready:
         return None
+    keep_media(settings)
     fields = (
         field for model in apps.get_models() for field in model._meta.get_fields() if isinstance(field, FileField)
     )
@@ -34,13 +36,44 @@ def settings():
             alias: {"engine": str(known.get("ENGINE", "")), "name": str(known.get("NAME", ""))}
             for alias, known in settings.DATABASES.items()
         },
-        "uploads": sorted({str(f.storage.location) for f in fields if isinstance(f.storage, FileSystemStorage)}),
+        "uploads": sorted({lasting(f.storage.location) for f in fields if isinstance(f.storage, FileSystemStorage)}),
+        "media_url": str(settings.MEDIA_URL or ""),
+        # Celery takes what stands in the environment, whatever the settings say.
+        "overruled": [
+            name
+            for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")
+            if os.environ.get(name) and getattr(settings, name, None) not in (None, os.environ[name])
+        ],
+        "no_redis_client": any("redis" in str(known.get("BACKEND", "")).lower() for known in settings.CACHES.values())
+        and importlib.util.find_spec("redis") is None,
         "debug": bool(settings.DEBUG),
         # django-admin startproject writes such a one into the repository.
         "public_key": str(settings.SECRET_KEY).startswith("django-insecure-"),
         "static_url": str(settings.STATIC_URL or ""),
         "whitenoise": any("whitenoise" in str(name).lower() for name in settings.MIDDLEWARE),
     }
+
+
+def keep_media(settings):
+    """Uploads that the site wants beside its code go where they stay: nothing lies there that the checkout brought."""
+    place, kept = str(settings.MEDIA_ROOT or ""), os.environ.get("DJANGO_MEDIA_ROOT", "")
+    inside = place and os.path.realpath(place).startswith(os.path.realpath(os.getcwd()) + os.sep)
+    if not inside or not kept or (os.path.isdir(place) and os.listdir(place)):
+        return
+    place = place.rstrip("/")
+    if os.path.isdir(place):
+        os.rmdir(place)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    os.symlink(kept, place)
+    print(f"{place} leads to {kept}", flush=True)
+
+
+def lasting(place):
+    """Where files of a folder really lie, when it leads to the site's media."""
+    kept, place = os.environ.get("DJANGO_MEDIA_ROOT", ""), str(place)
+    if kept and (os.path.realpath(place) + os.sep).startswith(os.path.realpath(kept) + os.sep):
+        return kept
+    return place
 
 
 def gather():

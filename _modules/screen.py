@@ -47,7 +47,7 @@ def watch(hosts, roster=None):
     """
     if __opts__.get("quiet"):
         return False
-    screen = _Screen(hosts)
+    screen = _Screen(hosts, terse=_terse())
     if roster is None:
         threading.Thread(target=_events, args=(dict(__opts__), screen), daemon=True).start()
     else:
@@ -57,14 +57,20 @@ def watch(hosts, roster=None):
     return True
 
 
+def _terse():
+    return str(__opts__.get("state_output")).startswith("terse")
+
+
 class _Screen:
     """
     One line when a step begins and one when it ends, of all hosts as they come.
     """
 
-    def __init__(self, hosts):
+    def __init__(self, hosts, terse=False):
         self.hosts = hosts
+        self.terse = terse
         self.steps = {}
+        self.failed = {}
         self.under_way = set()
         self.lock = threading.Condition()
         self.processes = []
@@ -79,6 +85,8 @@ class _Screen:
             return
         with self.lock:
             if event == "end":
+                if note.get("why"):
+                    self.failed[host, site] = str(note["why"])
                 self.under_way.discard((host, site))
                 self.lock.notify_all()
                 return
@@ -99,6 +107,9 @@ class _Screen:
             for (host, site), steps in sorted(self.steps.items()):
                 line = ", ".join(f"{step} {text}" for step, text in steps.items())
                 print(f"{host} {site}: {line}", file=sys.stderr, flush=True)
+            # Salt's own answer has it too, where it is not told to be terse.
+            for (host, site), why in sorted(self.failed.items()) if self.terse else ():
+                print(f"{host} {site}: {why}", file=sys.stderr, flush=True)
 
 
 def unreachable(roster, seconds):

@@ -162,10 +162,14 @@ def test_uploads_beside_the_code_go_where_they_stay(tmp_path):
 
     assert uploads() == [str(kept)]
     assert os.path.realpath(tmp_path / "up/media") == str(kept)
-    # Once more, as a deploy that is repeated; and never over what the checkout brought.
+    # Once more, as a deploy that is repeated.
     assert uploads() == [str(kept)]
+    # What the checkout brings is there as well, and never over what a visitor left.
     (tmp_path / "up/media").unlink()
-    assert uploads(**{"up/media/a.txt": "a"}) == [f"{tmp_path}/up/media"]
+    (kept / "a.txt").write_text("a visitor's")
+    assert uploads(**{"up/media/a.txt": "theirs", "up/media/deep/b.txt": "theirs"}) == [str(kept)]
+    assert (kept / "a.txt").read_text() == "a visitor's" and (kept / "deep/b.txt").read_text() == "theirs"
+    assert os.path.realpath(tmp_path / "up/media") == str(kept)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 from goldenpath import host, progress
+from goldenpath.errors import Failed
 
 
 def notes():
@@ -47,3 +48,9 @@ def test_the_last_of_it_is_the_end_also_of_what_fails():
         progress.tell("acme", "fetch", "begun")
         raise ValueError("it failed")
     assert [json.loads(line)["event"] for line in notes().read_text().splitlines()] == ["begun", "end"]
+
+
+def test_why_it_failed_comes_with_the_end():
+    with pytest.raises(Failed), progress.shown("acme"):
+        raise Failed("It failed. Try: this\nand a log")
+    assert json.loads(notes().read_text())["why"] == "It failed. Try: this"

@@ -37,6 +37,18 @@ def test_the_screen_shows_only_what_was_asked_for(module, capsys):
     assert lines[3:] == ["web1 acme: fetch 1.2 s, prove FAILED"]
 
 
+@pytest.mark.parametrize(("output", "shown"), [("terse", 1), ("terse_id", 1), ("full", 0), (None, 0)])
+def test_why_it_failed_is_the_last_line_where_salt_does_not_say_it(load, capsys, output, shown):
+    opts = {"id": "web1", "state_output": output}
+    module = load("_modules/screen.py", opts=opts)
+    screen = module._Screen({"web1": ["acme"]}, terse=module._terse())
+    note = {"host": "web1", "site": "acme", "step": "fetch", "event": "begun"}
+    screen.show(json.dumps(note))
+    screen.show(json.dumps({**note, "step": "", "event": "end", "why": "The deploy failed. Try: this"}))
+    screen.table()
+    assert capsys.readouterr().err.splitlines()[2:] == ["web1 acme: The deploy failed. Try: this"] * shown
+
+
 def test_quiet_shows_nothing(load):
     module = load("_modules/screen.py", opts={"id": "web1", "quiet": True})
     before = threading.active_count()

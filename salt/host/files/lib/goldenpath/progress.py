@@ -5,19 +5,23 @@ import json
 import os
 
 from . import host
+from .errors import Failed, Refused
 
 
 def _path(slug):
     return f"{host.RUN}/{slug}.progress"
 
 
-def tell(slug, step, event, seconds=None):
+def tell(slug, step, event, seconds=None, why=None):
     """
     Note a step. Nothing fails where it cannot be noted.
 
-    event: ``begun``, ``done`` or ``failed``; ``end`` when no more comes. seconds: how long it took.
+    event: ``begun``, ``done`` or ``failed``; ``end`` when no more comes. seconds: how long it took. why: the sentence
+    of a command that failed.
     """
     line = {"host": host.name(), "site": slug, "step": step, "event": event}
+    if why:
+        line["why"] = why
     if seconds is not None:
         line["seconds"] = round(seconds, 2)
     with contextlib.suppress(OSError):
@@ -38,7 +42,11 @@ def clear(slug):
 def shown(slug):
     """What is told in here is a command's own, and the last of it is ``end``."""
     clear(slug)
+    why = None
     try:
         yield
+    except (Failed, Refused) as exc:
+        why = str(exc).partition("\n")[0]
+        raise
     finally:
-        tell(slug, "", "end")
+        tell(slug, "", "end", why=why)

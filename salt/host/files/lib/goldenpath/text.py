@@ -8,7 +8,7 @@ import urllib.parse
 # A shorter value is a word that stands in many a sentence.
 SHORTEST_SECRET = 4
 STARS = "**********"
-_TELLING = re.compile(r"error|fatal|no space|denied|refused", re.IGNORECASE)
+_TELLING = re.compile(r"error|fatal|no space|denied|refused|^unknown ", re.IGNORECASE)
 # C0 and C1 controls but tab and line end: a terminal obeys them (ECMA-48).
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

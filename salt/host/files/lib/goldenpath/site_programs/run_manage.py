@@ -55,17 +55,24 @@ def settings():
 
 
 def keep_media(settings):
-    """Uploads that the site wants beside its code go where they stay: nothing lies there that the checkout brought."""
+    """Uploads that the site wants beside its code go where they stay, and with them what the checkout brings there."""
     place, kept = str(settings.MEDIA_ROOT or ""), os.environ.get("DJANGO_MEDIA_ROOT", "")
     inside = place and os.path.realpath(place).startswith(os.path.realpath(os.getcwd()) + os.sep)
-    if not inside or not kept or (os.path.isdir(place) and os.listdir(place)):
+    if not inside or not kept:
         return
     place = place.rstrip("/")
     if os.path.isdir(place):
-        os.rmdir(place)
+        # Never over what a visitor left under the same name.
+        shutil.copytree(place, kept, dirs_exist_ok=True, copy_function=copy_new)
+        os.rename(place, f"{place}.of-the-repository")
     os.makedirs(os.path.dirname(place), exist_ok=True)
     os.symlink(kept, place)
     print(f"{place} leads to {kept}", flush=True)
+
+
+def copy_new(source, target):
+    """As shutil.copy2, but for what is there already."""
+    return target if os.path.lexists(target) else shutil.copy2(source, target)
 
 
 def lasting(place):

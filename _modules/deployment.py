@@ -4,6 +4,8 @@ hosts, which sites, and every reason to refuse, before the first connection.
 """
 
 import getpass
+import hashlib
+import pathlib
 import socket
 
 import salt.client
@@ -11,6 +13,8 @@ import salt.pillar
 import salt.roster
 import salt.utils.minions
 
+# How long minions may take to fetch the modules of this checkout.
+SYNC_SECONDS = 60
 # What `pillar='{…}'` of an orchestration may say.
 _ASKED = {
     "deploy": {"target": str, "site": str, "ref": str, "wait": int},
@@ -62,13 +66,46 @@ def _pillar(host):
     return salt.pillar.Pillar(opts, grains, host, "base").compile_pillar()
 
 
-def _silent(hosts, seconds):
+def _shipped():
     """
-    The minions that say nothing; an orchestration would only tell that nobody responded.
+    What ``saltutil.sync_all`` would send a minion, as its ``goldenpath.synced`` tells it.
     """
+    found = {}
+    for root in __opts__.get("file_roots", {}).get("base", ()):
+        for kind in ("modules", "states"):
+            for path in sorted(pathlib.Path(root, f"_{kind}").glob("*.py")):
+                # Of two roots that have it the first one's is sent.
+                found.setdefault(f"{kind}/{path.name}", hashlib.sha256(path.read_bytes()).hexdigest())
+    return found
+
+
+def _unfit(hosts, seconds):
+    """
+    Why minions cannot be worked on: those that say nothing, where an orchestration would only tell that nobody
+    responded, and those that have modules of another checkout and cannot be sent ours. A sentence each.
+    """
+    shipped = _shipped()
+
+    def ask(client, which):
+        told = client.cmd(which, ["test.ping", "goldenpath.synced"], [[], []], tgt_type="list", timeout=seconds)
+        there = [host for host in which if isinstance(told.get(host), dict) and told[host].get("test.ping") is True]
+        have = {host: told[host].get("goldenpath.synced") for host in there}
+        stale = [
+            host for host in there if not isinstance(have[host], dict) or not have[host].items() >= shipped.items()
+        ]
+        return there, stale
+
     with salt.client.get_local_client(mopts=__opts__) as client:
-        told = client.cmd(list(hosts), "test.ping", tgt_type="list", timeout=seconds)
-    return sorted(host for host in hosts if told.get(host) is not True)
+        there, stale = ask(client, sorted(hosts))
+        if stale:
+            client.cmd(stale, "saltutil.sync_all", tgt_type="list", timeout=SYNC_SECONDS)
+            # What was sent is used from the next command on, and not at some time.
+            client.cmd(stale, "saltutil.refresh_modules", tgt_type="list", timeout=SYNC_SECONDS, kwarg={"async": False})
+            _, stale = ask(client, stale)
+    return [f"{host} does not answer. Try: salt {host} test.ping" for host in sorted(set(hosts) - set(there))] + [
+        f"{host} has the modules of another checkout, and does not take these. Try: salt {host} saltutil.sync_all"
+        for host in stale
+    ]
 
 
 def _faults(action, request):
@@ -124,7 +161,7 @@ def _begin(chosen):
         silent = __salt__["screen.unreachable"](entries, seconds) if seconds else {}
         errors = [fault for _, fault in sorted(silent.items())]
     else:
-        errors = [f"{host} does not answer. Try: salt {host} test.ping" for host in _silent(chosen, seconds or 10)]
+        errors = _unfit(chosen, seconds or 10)
     if not errors:
         __salt__["screen.watch"](chosen, entries)
     return errors

@@ -7,6 +7,9 @@ themselves: over salt-ssh an exception of a bare function ends in ``KeyError: 'r
 The functions that states and other modules call (``redis_checks``, ``redis_answer``) only return data.
 """
 
+import glob
+import hashlib
+import os
 import socket
 
 from salt.exceptions import CommandExecutionError
@@ -50,6 +53,29 @@ def _seconds(value):
     except (TypeError, ValueError):
         return None
     return seconds if not isinstance(value, bool) and 0 < seconds <= 60 else None
+
+
+def synced():
+    """
+    The modules that a minion uses, for a controller that looks whether they are its own.
+
+    Returns ``{"modules/goldenpath.py": SHA-256, …}``, of the files beside this one and of the states.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 goldenpath.synced
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    # A checkout's own folders begin with an underscore.
+    top, mark = os.path.dirname(here), "_" if os.path.basename(here).startswith("_") else ""
+    found = {}
+    for kind in ("modules", "states"):
+        for path in sorted(glob.glob(os.path.join(top, mark + kind, "*.py"))):
+            with open(path, "rb") as stream:
+                found[f"{kind}/{os.path.basename(path)}"] = hashlib.sha256(stream.read()).hexdigest()
+    return found
 
 
 # --- Redis -------------------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ def _places():
             places.setdefault(name, []).append((*path, name))
             walk(inner, (*path, name))
         if isinstance(schema.get("additionalProperties"), dict):
-            walk(schema["additionalProperties"], (*path, "<slug>"))
+            walk(schema["additionalProperties"], (*path, "<name>" if "<slug>" in path else "<slug>"))
 
     walk(_schema(), ())
     return places
@@ -464,6 +464,9 @@ def _cross_checks(pillar):
                 ("sites", slug, "celery", "beat"),
                 "needs the worker, which is off; write `celery: {worker: true, beat: true}`",
             )
+        for name in _mapping(site, "schedules"):
+            if name in _mapping(site, "processes"):
+                yield ("sites", slug, "schedules", name), "is among the processes as well; keep one of the two"
         for name in _mapping(site, "env_names"):
             if name in _mapping(site, "env") or name in _mapping(site, "secrets"):
                 yield ("sites", slug, "env_names", name), "has a value in env or secrets as well; keep one of the two"
@@ -695,6 +698,13 @@ _debian_package = _matching(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", "is not the name 
 _postgres_extension = _matching(r"[a-z][a-z0-9_-]{0,62}", "is not the name of a Postgres extension")
 
 
+def _process_name(name):
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9]{0,19}", name)):
+        raise ValueError("is not a name for a process", "use up to 20 lower-case letters and digits, a letter first")
+    if name in ("gunicorn", "celery", "celerybeat", "run"):
+        raise ValueError("is a name of the tree's own", "choose another one")
+
+
 _dependency_name = _matching(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", "is not the name of a group or an extra")
 
 
@@ -804,6 +814,7 @@ _FORMATS = {
     "inner-file": _inner_file,
     "dependency-name": _dependency_name,
     "requirement": _requirement,
+    "process-name": _process_name,
     "wsgi-application": _wsgi,
     "command": _command,
     "debian-package": _debian_package,

@@ -31,6 +31,15 @@ sites:                          # `sites: {}` for a host without any
       worker: false             # true: run a Celery worker
       beat: false               # true: run the scheduler as well; needs the worker
       concurrency: 2            # the worker's processes, 1 to 64
+    processes:                  # further daemons, each a unit of its own; default: none
+      rq:
+        command: manage.py rqworker default
+        stop: 60                # seconds to end what it has begun
+    schedules:                  # commands that run at times; default: none
+      sessions:
+        command: manage.py clearsessions
+        at: "*-*-* 03:00:00"    # as systemd writes calendars
+        limit: 3600             # seconds
     directory: .                # where manage.py lies in the repository
     requirements: auto          # or a file: requirements.txt, uv.lock, poetry.lock, pyproject.toml and their like
     dependencies:               # beyond it; default: none

@@ -93,6 +93,7 @@ site-facts-{{ slug }}:
             "directory": site.directory, "project": site.project, "settings": site.settings,
             "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names,
             "wsgi": site.wsgi, "build": site.build, "release": site.release,
+            "processes": site.processes, "schedules": site.schedules,
             "secrets": site.secrets | list} | tojson }}
     - mode: '0644'
     - require:

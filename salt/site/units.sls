@@ -69,6 +69,27 @@ site-slice-{{ slug }}:
         - release: site-live-{{ slug }}
 {%- endfor %}
 
+{%- set redis = "redis-server" ~ ("@" ~ slug if site.redis.own else "") ~ ".service" %}
+{%- for name, process in (site.processes | dictsort) + (site.schedules | dictsort) %}
+{%- for source in ["process.service"] + (["schedule.timer"] if name in site.schedules else []) %}
+
+site-{{ source | replace(".", "-") }}-{{ slug }}-{{ name }}:
+  file.managed:
+    - name: /etc/systemd/system/{{ user }}-{{ name }}.{{ source.split(".") | last }}
+    - source: salt://site/files/{{ source }}
+    - template: jinja
+    - context: {{ {"slug": slug, "name": name, "process": process, "at": process.at | default(""), "slice": slice,
+                   "redis": redis} | tojson }}
+    - mode: '0644'
+    - require:
+        - user: site-user-{{ slug }}
+    - onchanges_in:
+        - module: site-reload
+    - watch_in:
+        - release: site-live-{{ slug }}
+{%- endfor %}
+{%- endfor %}
+
 site-live-{{ slug }}:
   release.live:
     - name: {{ slug }}

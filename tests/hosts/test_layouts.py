@@ -10,6 +10,7 @@ import textwrap
 import pytest
 import yaml
 
+from lab.common import wait_for
 from lab.controller import REPOSITORY, Controller
 from lab.demo import ask
 from lab.siterepo import SiteRepository
@@ -136,6 +137,7 @@ urlpatterns = [path("", lambda request: redirect("/en/")), path("en/", home)]
     # What a bundler would make.
     "bundle.sh": "mkdir -p assets && echo 'body { color: teal }' > assets/bundle.css\n",
     "assets/.gitkeep": "",
+    "ticker.sh": "trap 'exit 0' TERM; while :; do echo $RELEASE > $DJANGO_MEDIA_ROOT/tick; sleep 0.2; done\n",
     "pyproject.toml": """
 [project]
 name = "cook"
@@ -240,7 +242,8 @@ class Sites:
                 "cook": site(
                     "config", "cook.example", (6, 7), repo="/srv/git/cook.git", wsgi="wsgi:application", health="/",
                     dependencies={"groups": ["production"]}, build=["sh ./bundle.sh"],
-                    release=["manage.py createcachetable"],
+                    release=["manage.py createcachetable"], processes={"ticker": {"command": "sh ./ticker.sh"}},
+                    schedules={"count": {"command": "sh -c 'echo once >> $DJANGO_MEDIA_ROOT/counted'", "at": "hourly"}},
                 ),
             },
         }  # fmt: skip
@@ -412,6 +415,71 @@ def test_a_project_as_its_authors_left_it(sites):
     assert status == 0 and answer["cook"]["verdict"] == "good", answer
     world.sh("goldenpath restore cook --confirm cook --wait 60")
     assert json.loads(ask(world.host, "/en/", domain="cook.example")[1])["uploads"] == 1
+
+
+def test_a_daemon_follows_the_releases(sites):
+    world = sites.world
+
+    def ticks():
+        return world.sh("cat /srv/sum/cook/media/tick")
+
+    def live():
+        return os.path.basename(world.sh("readlink /srv/sum/cook/current"))
+
+    assert wait_for(lambda: ticks() == live(), 10)
+    before = live()
+    assert world.deploy(site="cook")[0] == 0
+    assert live() != before and wait_for(lambda: ticks() == live(), 10)
+    # One that ends at once: the release before serves, and its daemon runs.
+    before = live()
+    ticker = (sites.cook.folder / "ticker.sh").read_text()
+    sites.cook.commit("Broken", {"ticker.sh": "echo it breaks; exit 3\n"})
+    sites.cook.publish(world.host)
+    try:
+        status, output = world.deploy(site="cook")
+    finally:
+        sites.cook.commit("Mended", {"ticker.sh": ticker})
+        sites.cook.publish(world.host)
+    assert status != 0 and "sum-cook-ticker.service does not stay up on the new release" in output, output
+    assert "it breaks" in output and live() == before
+    world.sh("rm -f /srv/sum/cook/media/tick")
+    assert wait_for(lambda: ticks() == before, 20, 0.5), world.sh("systemctl status sum-cook-ticker", check=False)
+    assert ask(world.host, "/en/", domain="cook.example")[0] == 200
+    # It is in the site's sandbox, and its neighbour's files are not.
+    assert world.sh("systemctl show -p User,Slice,NoNewPrivileges,ProtectSystem sum-cook-ticker") == (
+        "User=sum-cook\nNoNewPrivileges=yes\nProtectSystem=strict\nSlice=sum-cook.slice"
+    ), world.sh("systemctl show -p User,Slice,NoNewPrivileges,ProtectSystem sum-cook-ticker")
+    # Killed it comes back, and stopped by hand it is heard of.
+    world.sh("systemctl kill --signal=KILL sum-cook-ticker; rm -f /srv/sum/cook/media/tick")
+    assert wait_for(lambda: world.sh("cat /srv/sum/cook/media/tick", check=False) == before, 20, 0.5)
+    world.sh("systemctl stop sum-cook-ticker")
+    assert "sum-cook-ticker.service on" in world.sh("goldenpath ps", check=False)
+    assert "should run and does not" in world.sh("goldenpath ps", check=False)
+
+
+def test_a_schedule_runs_with_the_live_release(sites):
+    world = sites.world
+    assert "sum-cook-count.timer" in world.sh("systemctl list-timers --all --no-legend 'sum-*'")
+    world.sh("rm -f /srv/sum/cook/media/counted; systemctl start sum-cook-count.service")
+    assert world.sh("cat /srv/sum/cook/media/counted") == "once"
+    assert world.sh("systemctl is-enabled sum-cook-count.timer; systemctl is-active sum-cook-count.timer") == (
+        "enabled\nactive"
+    )
+
+
+def test_processes_that_leave_the_pillar_go(sites):
+    world = sites.world
+    own = {key: value for key, value in sites.pillar["sites"]["cook"].items() if key not in ("processes", "schedules")}
+    world.controller.pillar(world.name, {**sites.pillar, "sites": {**sites.pillar["sites"], "cook": own}})
+    try:
+        failed = {key: state for key, state in world.apply().items() if state[0] is not True}
+        assert failed == {}
+        assert world.sh("ls /etc/systemd/system | grep -E 'sum-cook-(ticker|count)'", check=False) == ""
+        assert world.sh("pgrep -u sum-cook -f [t]icker", check=False) == ""
+    finally:
+        world.controller.pillar(world.name, sites.pillar)
+    world.apply()
+    assert world.sh("systemctl is-active sum-cook-ticker sum-cook-count.timer") == "active\nactive"
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,58 @@ def test_background(units, celery, names):
     assert units.background(acme(celery)) == names
 
 
+FURTHER = {
+    "celery": OFF,
+    "processes": {"rq": {"command": "manage.py rqworker", "stop": 60}},
+    "schedules": {"nightly": {"command": "manage.py clearsessions", "at": "daily", "limit": 60}},
+}
+
+
+@pytest.fixture
+def further(units, paths):
+    """A site with a daemon and a schedule, and what others have left."""
+    pathlib.Path(module.UNITS).mkdir(parents=True)
+    for name in ("sum-acme-rq.service", "sum-acme-nightly.service", "sum-acme-nightly.timer", "sum-acme-old.service",
+                 "sum-acme-rq.timer", "sum-acme-gunicorn.service", "sum-acme-celery.service",
+                 "sum-acme-two-rq.service", "sum-acme.slice"):  # fmt: skip
+        pathlib.Path(module.UNITS, name).write_text("")
+    return Site(SLUG, FURTHER)
+
+
+def test_daemons_and_timers_run_beside_celery(units, further):
+    assert units.background(further) == ["sum-acme-rq.service", "sum-acme-nightly.timer"]
+    # Those of a pillar that was not applied yet have no unit.
+    os.unlink(f"{module.UNITS}/sum-acme-rq.service")
+    assert units.background(further) == ["sum-acme-nightly.timer"]
+
+
+def test_what_the_pillar_names_no_more_goes(units, systemd, further):
+    assert units.stray(further) == ["sum-acme-old.service", "sum-acme-rq.timer"]
+    units.remove(units.stray(further))
+    assert units.stray(further) == [] and "daemon-reload" in systemd.verbs
+    assert ["disable", "--now", "--quiet", "sum-acme-old.service", "sum-acme-rq.timer"] in systemd.calls
+    assert len(os.listdir(module.UNITS)) == 7
+
+
+def test_what_a_schedule_runs_is_stopped_and_never_started(units, systemd, further):
+    assert "sum-acme-nightly.service" in units.every_background(further)
+    units.restart_background(further)
+    units.await_background(further, 1.0)
+    started = {unit for call in systemd.calls if call[0] in ("restart", "start", "enable") for unit in call[1:]}
+    assert "sum-acme-nightly.service" not in started and "sum-acme-nightly.timer" in started
+
+
+def test_a_daemon_gets_a_moment_to_fail(units, systemd, further, monkeypatch):
+    slept = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    systemd.answers["show"] = "ActiveState=active\nNRestarts=0\n"
+    units.steady_background(further, module.time.time())
+    assert len(slept) == 1 and 0 < slept[0] <= module.STEADY
+    systemd.answers["show"] = "ActiveState=activating\nNRestarts=1\n"
+    with pytest.raises(Failed, match="sum-acme-rq.service does not stay up on the new release"):
+        units.steady_background(further, module.time.time())
+
+
 def test_restart_does_not_wait(units, systemd):
     since = units.restart_background(acme(BOTH))
     assert since > 0

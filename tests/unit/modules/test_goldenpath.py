@@ -3,6 +3,8 @@ goldenpath: the operator's door. What Redis is asked behind it is tried in test_
 in tests/unit/engine/test_health.py.
 """
 
+import hashlib
+
 import pytest
 from salt.exceptions import CommandExecutionError
 
@@ -55,3 +57,18 @@ def test_via_what(door):
     answer = door.module.health("acme", via="door")
     assert "via must be socket or front, not 'door'" in answer["message"] and door.asked == []
     assert door.retcode == 1
+
+
+@pytest.mark.parametrize("mark", ["", "_"])
+def test_the_modules_that_a_minion_uses(load, tmp_path, mark):
+    """As it was sent them, and as a checkout has them."""
+    for name in ("modules/goldenpath.py", "modules/own.py", "states/release.py"):
+        place = tmp_path / f"{mark}{name}"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(name)
+    module = load("_modules/goldenpath.py")
+    module.__file__ = str(tmp_path / f"{mark}modules/goldenpath.py")
+    assert module.synced() == {
+        name: hashlib.sha256(name.encode()).hexdigest()
+        for name in ("modules/goldenpath.py", "modules/own.py", "states/release.py")
+    }

@@ -193,6 +193,9 @@ SITE_FAULTS = [
     ("env_names:PATH", "REDIS_URL", "is set by Golden Path itself"),
     ("dependencies:extra", ["s3"], "did you mean extras"),
     ("wsgi", "config.wsgi", "is not module:name"),
+    ("processes:Rq", {"command": "x"}, "is not a name for a process"),
+    ("processes:a-b", {"command": "x"}, "is not a name for a process"),
+    ("processes:celery", {"command": "x"}, "is a name of the tree's own"),
     ("wsgi", "config/wsgi:application", "is not module:name"),
     ("build", "npm ci", "must be a list"),
     *[(f"{kind}:{name}", "x", "is set by Golden Path itself") for kind in ("env", "secrets") for name in OWN_VARIABLES],
@@ -446,6 +449,27 @@ def test_variable_in_env_and_secrets():
     pillar = site("env", {"EMAIL_HOST": "a"})
     pillar["sites"]["acme"]["secrets"] = {"EMAIL_HOST": "b"}
     assert "among the secrets as well" in sentence(pillar, "sites:acme:env:EMAIL_HOST")
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "key", "part"),
+    [
+        ("processes", {}, "command", "is missing"),
+        ("processes", {"command": "x", "stop": 0}, "stop", "must be between 1 and 3600"),
+        ("processes", {"command": "a | b"}, "command", "is a line of shell"),
+        ("schedules", {"command": "x"}, "at", "is missing"),
+        ("schedules", {"command": "x", "at": "every; day"}, "at", "is no calendar"),
+        ("schedules", {"command": "x", "at": "daily", "limit": "1h"}, "limit", "whole number"),
+    ],
+)
+def test_fault_in_a_process(kind, block, key, part):
+    assert part in sentence(site(kind, {"rq": block}), f"sites:acme:{kind}:rq:{key}")
+
+
+def test_a_process_and_a_schedule_have_two_names():
+    pillar = site("processes", {"rq": {"command": "x"}})
+    pillar["sites"]["acme"]["schedules"] = {"rq": {"command": "x", "at": "daily"}}
+    assert "is among the processes as well" in sentence(pillar, "sites:acme:schedules:rq")
 
 
 def test_a_name_of_the_sites_has_one_value():
@@ -795,6 +819,8 @@ def test_defaults():
                 "wsgi": "<project>.wsgi:application",
                 "build": [],
                 "release": [],
+                "processes": {},
+                "schedules": {},
                 "packages": [],
                 "max_body": "100mb",
                 "limits": {"memory": 75, "tasks": 1024, "statement_timeout": 300},
@@ -920,14 +946,15 @@ def test_example_is_valid():
 
 def test_example_has_every_key_and_shows_the_defaults():
     pillar = example()
-    (slug,) = pillar["sites"]
+    assert len(pillar["sites"]) == 1
     for path, schema, _ in keys_of(goldenpath._schema()):
         if path in (("backup", "ssh_key"), ("backup", "known_hosts")):
             # For sftp alone, and the default is none.
             assert f"# {path[-1]}: " in (ROOT / "pillar/hosts/example.sls").read_text(encoding="utf-8")
             continue
-        owners = [slug if part == "*" else part for part in path]
-        value = functools.reduce(lambda owner, part: owner[part], owners, pillar)
+        value = functools.reduce(
+            lambda owner, part: next(iter(owner.values())) if part == "*" else owner[part], path, pillar
+        )
         if "default" in schema and not isinstance(schema["default"], (dict, list)):
             shown = schema["default"] if path[-1] != "settings" else "acme_kitchens.settings.production"
             assert value == shown, path

@@ -1,6 +1,7 @@
 """What an orchestration is about to do: the plan, from a roster and pillars, and every reason to refuse."""
 
 import getpass
+import hashlib
 import pathlib
 import re
 import socket
@@ -8,6 +9,7 @@ import socket
 import pytest
 import salt.config
 
+from tests.conftest import ROOT
 from tests.render.compiler import PILLARS, configuration
 
 HOSTS = {"web1": PILLARS["example"], "web2.example.net": PILLARS["two-sites"], "db1": PILLARS["no-sites"]}
@@ -131,7 +133,7 @@ def test_minions(planner):
         (keys / name).mkdir(parents=True)
         (keys / name / id_).write_text("key")
     silent = []
-    module._silent = lambda hosts, seconds: silent
+    module._unfit = lambda hosts, seconds: [f"{host} does not answer. Try: salt {host} test.ping" for host in silent]
     plan = module.plan("deploy", {})
     # Those that were accepted, and no others.
     assert (plan["errors"], plan["hosts"], plan["ssh"]) == ([], {"web1": ["acme-kitchens"]}, False)
@@ -141,6 +143,59 @@ def test_minions(planner):
     silent.append("web1")
     plan = module.plan("deploy", {})
     assert (plan["errors"], plan["hosts"]) == (["web1 does not answer. Try: salt web1 test.ping"], {})
+
+
+class Minions:
+    """Minions as the master's client sees them: what each answers, and what it has been sent."""
+
+    def __init__(self, shipped, have, deaf=()):
+        self.shipped, self.have, self.deaf, self.asked = shipped, have, deaf, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def cmd(self, hosts, function, arg=(), **options):
+        self.asked.append((function, sorted(hosts)))
+        if isinstance(function, list):
+            return {
+                host: {"test.ping": True, "goldenpath.synced": self.have[host]} for host in hosts if host in self.have
+            }
+        if function == "saltutil.sync_all":
+            self.have.update({host: dict(self.shipped) for host in hosts if host not in self.deaf})
+        return {}
+
+
+def unfit(planner, monkeypatch, have, hosts=("web1",), deaf=()):
+    module = planner(transport="minion")
+    minions = Minions(module._shipped(), have, deaf)
+    monkeypatch.setattr(module.salt.client, "get_local_client", lambda **_: minions)
+    return module._unfit(hosts, 10), [function for function, _ in minions.asked]
+
+
+def test_a_minion_with_these_modules_is_asked_once(planner, monkeypatch):
+    shipped = {
+        f"{path.parent.name[1:]}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for kind in ("_modules", "_states") for path in (ROOT / kind).glob("*.py")
+    }  # fmt: skip
+    have = {"web1": {**shipped, "modules/own.py": "somebody's"}}
+    assert unfit(planner, monkeypatch, have) == ([], [["test.ping", "goldenpath.synced"]])
+
+
+@pytest.mark.parametrize("old", ["'goldenpath.synced' is not available.", {}, {"modules/goldenpath.py": "another"}])
+def test_a_minion_with_other_modules_is_sent_these_first(planner, monkeypatch, old):
+    found, asked = unfit(planner, monkeypatch, {"web1": old})
+    assert found == [] and asked[1:3] == ["saltutil.sync_all", "saltutil.refresh_modules"]
+
+
+def test_a_minion_that_does_not_take_them_is_named(planner, monkeypatch):
+    found, _ = unfit(planner, monkeypatch, {"web1": {}}, ("web1", "web2"), deaf=("web1",))
+    assert found == [
+        "web2 does not answer. Try: salt web2 test.ping",
+        "web1 has the modules of another checkout, and does not take these. Try: salt web1 saltutil.sync_all",
+    ]
 
 
 def test_only_on_a_controller(load):

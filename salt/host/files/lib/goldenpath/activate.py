@@ -63,6 +63,8 @@ def _celery(run, release):
         return str(units.main_pid(units.worker(site)))
 
     if not site.celery["worker"]:
+        units.await_background(site, since)
+        units.steady_background(site, since)
         return
     # What asks the worker is imported while the old one ends its tasks.
     done = manage.program(

@@ -17,7 +17,9 @@ def unsettled(site):
     if not site.current:
         lost = history.last_live(site)
         return [f"point current at {lost}"] if lost else []
-    return _steps(site) + [f"serve {name}" for name in site.unserved()]
+    return (
+        _steps(site) + [f"remove {unit}" for unit in units.stray(site)] + [f"serve {name}" for name in site.unserved()]
+    )
 
 
 def _steps(site):
@@ -78,7 +80,9 @@ def settle(site, restart=False):
             raise Failed(f"{str(exc).partition('. Try: ')[0].rstrip('.')}. {_BACK}", exc.tail) from None
         files.remove(site.path(sites.BEFORE))
         redis_move.leave(site)
-    return found + served + done
+        gone = units.stray(site)
+        units.remove(gone)
+    return found + served + done + [f"remove {unit}" for unit in gone]
 
 
 _MOVE = "move the site's keys"

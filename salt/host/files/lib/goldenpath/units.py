@@ -15,6 +15,8 @@ UNITS = "/etc/systemd/system"
 CGROUPS = "/sys/fs/cgroup"
 # Longer than the longest stop time-out of a site's unit.
 PATIENCE = 700
+# Seconds after which a daemon that is still there has begun its work.
+STEADY = 3
 _UP = ("active", "activating", "reloading")
 
 
@@ -140,16 +142,46 @@ def worker(site):
 
 
 def background(site):
-    """Celery's units that the site has, in the order in which they are started."""
+    """
+    Celery's units, daemons and timers that the site has, in the order in which they are started. Those of a pillar that
+    was not applied yet are not there.
+    """
     celery = site.celery
-    return [
+    found = [
         f"{site.name}-{unit}.service" for unit, key in (("celery", "worker"), ("celerybeat", "beat")) if celery[key]
     ]
+    return found + [unit for unit in _further(site) if os.path.exists(f"{UNITS}/{unit}")]
+
+
+def _further(site):
+    daemons = [f"{site.name}-{name}.service" for name in sorted(site.facts.get("processes", {}))]
+    return daemons + [f"{site.name}-{name}.timer" for name in sorted(site.facts.get("schedules", {}))]
 
 
 def every_background(site):
-    """Celery's units, whether the site has them or not."""
-    return [worker(site), f"{site.name}-celerybeat.service"]
+    """The same, whether the site has them or not, and what its schedules run."""
+    found = [worker(site), f"{site.name}-celerybeat.service", *_further(site), *stray(site)]
+    runs = [unit.replace(".timer", ".service") for unit in found if unit.endswith(".timer")]
+    return list(dict.fromkeys([*found, *runs]))
+
+
+def stray(site):
+    """Units of daemons and schedules that the pillar names no more."""
+    further = _further(site)
+    known = {*further, *(unit.replace(".timer", ".service") for unit in further)}
+    # Not those of a longer slug that begins with this one: these have one more hyphen.
+    own = re.compile(rf"({re.escape(site.name)}-(?!gunicorn|celery|celerybeat)[a-z][a-z0-9]*)\.(service|timer)")
+    there = map(own.fullmatch, sorted(map(os.path.basename, glob.glob(f"{UNITS}/{site.name}-*"))))
+    return [found[0] for found in there if found and found[0] not in known]
+
+
+def remove(found):
+    """Stop units for good: their files go."""
+    if found:
+        disable(found)
+        for unit in found:
+            files.remove(f"{UNITS}/{unit}")
+        systemctl("daemon-reload")
 
 
 def main_pid(unit):
@@ -189,13 +221,18 @@ def restart_background(site):
 def await_background(site, since):
     """Wait until Celery is up; the old ones may take until their stop time-out. Raises Failed."""
     for unit in background(site):
+        if unit.endswith(".timer"):
+            continue
         # Joins the job that restart_background queued, and waits for it.
         if systemctl("start", unit).code or main_pid(unit) == 0:
             raise Failed(f"{unit} does not start on the new release. Try: journalctl -u {unit}", journal(unit, since))
 
 
 def steady_background(site, since):
-    """Celery is still up: a beat that cannot read its schedule ends a moment after its start. Raises Failed."""
+    """All is still up: a beat that cannot read its schedule ends a moment after its start. Raises Failed."""
+    if site.facts.get("processes"):
+        # Nobody asks a daemon whether it works: what cannot work mostly ends by itself.
+        time.sleep(max(0.0, since + STEADY - time.time()))
     for unit in background(site):
         (shown,) = facts(("ActiveState", "NRestarts"), unit)
         if shown.get("ActiveState") != "active" or shown.get("NRestarts", "0") != "0":
@@ -213,7 +250,7 @@ def halt(site):
     )  # fmt: skip
     left = systemctl(
         "list-units", "--plain", "--no-legend", "--state=active,activating,deactivating,reloading",
-        f"{site.name}-gunicorn@*.service", f"{site.name}-celery*",
+        f"{site.name}-gunicorn@*.service", *every_background(site),
     ).output.split()  # fmt: skip
     if left:
         raise Failed(f"{left[0]} does not stop: {reason(done.output)}. Try: systemctl status {left[0]}")
@@ -231,7 +268,9 @@ def resume(site, release):
 def unsettled(site):
     """What a live site lacks of running: steps such as ``start sum-acme-celery.service``."""
     wanted = dict.fromkeys([boot(site), *names(site, site.current), *background(site)], True)
-    for unit in every_background(site):
+    runs = {f"{site.name}-{name}.service" for name in site.facts.get("schedules", {})}
+    # What a schedule runs may run or not.
+    for unit in set(every_background(site)) - runs - set(stray(site)):
         wanted.setdefault(unit, False)
     steps = []
     for known in facts(("Id", "ActiveState", "UnitFileState"), *wanted):
@@ -251,7 +290,7 @@ def retire(site):
     """Stop a site for good: its units go, also at boot. Its folder, database and backups stay. Returns the units."""
     stop(site, running(site))
     # Not those of a longer slug that begins with this one.
-    own = re.compile(rf"{re.escape(site.name)}-(gunicorn|celery|celerybeat)@?\.(service|socket)")
+    own = re.compile(rf"{re.escape(site.name)}-[a-z][a-z0-9]*@?\.(service|socket|timer)")
     found = sorted(name for name in map(os.path.basename, glob.glob(f"{UNITS}/{site.name}-*")) if own.fullmatch(name))
     disable([name for name in found if "@" not in name])
     # Its own Redis; what was in it stays.

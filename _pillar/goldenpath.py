@@ -711,6 +711,9 @@ _dependency_name = _matching(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", "
 _wsgi = _matching(r"(<project>|[A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\(\))?", "is not module:name")
 
 
+_python_version = _matching(r"auto|3\.\d{1,2}(\.\d{1,2})?", "is no version of Python")
+
+
 def _requirement(text):
     if not isinstance(text, str):
         return
@@ -814,6 +817,7 @@ _FORMATS = {
     "inner-file": _inner_file,
     "dependency-name": _dependency_name,
     "requirement": _requirement,
+    "python-version": _python_version,
     "process-name": _process_name,
     "wsgi-application": _wsgi,
     "command": _command,

@@ -46,6 +46,7 @@ sites:                          # `sites: {}` for a host without any
       groups: [prod]            # of a lock or a pyproject.toml
       extras: [s3]
       add: [sentry-sdk==2.30.0]
+    python: auto                # or a version, "3.13": uv brings it where the distribution has it not
     wsgi: <project>.wsgi:application              # module:name, where it is another one
     build: [npm ci, npm run build]                # commands before collectstatic; default: none
     release: [manage.py createcachetable]         # commands after the migrations; default: none

@@ -421,7 +421,7 @@ def test_a_daemon_follows_the_releases(sites):
     world = sites.world
 
     def ticks():
-        return world.sh("cat /srv/sum/cook/media/tick")
+        return world.sh("cat /srv/sum/cook/media/tick", check=False)
 
     def live():
         return os.path.basename(world.sh("readlink /srv/sum/cook/current"))
@@ -451,7 +451,7 @@ def test_a_daemon_follows_the_releases(sites):
     ), world.sh("systemctl show -p User,Slice,NoNewPrivileges,ProtectSystem sum-cook-ticker")
     # Killed it comes back, and stopped by hand it is heard of.
     world.sh("systemctl kill --signal=KILL sum-cook-ticker; rm -f /srv/sum/cook/media/tick")
-    assert wait_for(lambda: world.sh("cat /srv/sum/cook/media/tick", check=False) == before, 20, 0.5)
+    assert wait_for(lambda: ticks() == before, 20, 0.5)
     world.sh("systemctl stop sum-cook-ticker")
     assert "sum-cook-ticker.service on" in world.sh("goldenpath ps", check=False)
     assert "should run and does not" in world.sh("goldenpath ps", check=False)
@@ -479,7 +479,10 @@ def test_processes_that_leave_the_pillar_go(sites):
     finally:
         world.controller.pillar(world.name, sites.pillar)
     world.apply()
-    assert world.sh("systemctl is-active sum-cook-ticker sum-cook-count.timer") == "active\nactive"
+    units = "sum-cook-ticker sum-cook-count.timer"
+    assert wait_for(lambda: world.sh(f"systemctl is-active {units}", check=False) == "active\nactive", 10, 0.5), (
+        world.sh(f"systemctl status {units}; journalctl -n 30 --no-pager -u sum-cook-ticker", check=False)
+    )
 
 
 @pytest.mark.parametrize(

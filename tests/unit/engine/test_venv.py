@@ -1,8 +1,15 @@
 """A release's virtual environment: which releases share one, where the requirements lie, how it is built."""
 
+import glob
+import hashlib
+import json
 import os
+import pathlib
+import platform
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 from goldenpath import process, sandbox
@@ -271,6 +278,120 @@ def test_what_a_form_does_not_know_is_refused(name, what):
     with pytest.raises(requirements.Wrong, match=f"{name} has no {what}, and the pillar names prod"):
         requirements.allowed(requirements.form_of(name), f"/x/{name}", {what: ["prod"]})
     requirements.allowed("uv", "/x/uv.lock", {what: ["prod"]})
+
+
+# Which Python
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"pyproject.toml": "[project]\nrequires-python = '>=3.12'\n"}, ">=3.12"),
+        ({"pyproject.toml": '[project]\nrequires-python="==3.14.*"\n'}, "==3.14.*"),
+        ({"pyproject.toml": '[tool.poetry.dependencies]\npython = "^3.11"\n[tool.x]\n'}, ">=3.11,<4"),
+        ({"pyproject.toml": '[tool.poetry.dependencies]\ndjango = "5"\n[tool.x]\npython = "9"\n'}, ""),
+        ({"pyproject.toml": "[tool.black]\n"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_python_that_a_project_asks_for(checkout, files, wanted):
+    checkout.write(requirements_txt="", **files)
+    source = str(checkout.folder)
+    assert requirements.wanted_python(source, f"{source}/requirements.txt", "auto") == wanted
+    assert requirements.wanted_python(source, f"{source}/requirements.txt", "3.13") == "3.13"
+
+
+def test_what_is_no_version_reaches_no_program(tmp_path):
+    for spec in ("3.13; touch x", "--help", "3.12\n", "/evil"):
+        with pytest.raises(requirements.Wrong, match="is no version of Python"):
+            requirements.interpreter(spec, str(tmp_path / "no-uv"))
+        with pytest.raises(Failed, match="is no version of Python"):
+            module._bring_python(acme(), spec, None)
+
+
+@pytest.fixture
+def real_uv(venv, tmp_path, monkeypatch):
+    """uv itself, with a folder of Pythons of the test's own and no other place to look."""
+    uv = shutil.which(
+        "uv",
+        path=f"{pathlib.Path(__file__).resolve().parents[3]}/.venv/bin:/opt/goldenpath/uv/bin:{os.environ['PATH']}",
+    )
+    assert uv, "there is no uv. Try: make setup"
+    monkeypatch.setattr(venv, "uv", lambda: uv)
+    monkeypatch.setattr(venv, "PYTHONS", str(tmp_path / "pythons"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", venv.PYTHONS)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    return uv
+
+
+def interpreter(version):
+    """A Python of this machine that starts, or None: one on the PATH, or one of pyenv's."""
+    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    found = [shutil.which(f"python{version}"), *sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))]
+    return next((each for each in found if each and not subprocess.run([each, "-c", ""], check=False).returncode), None)
+
+
+def published(folder, python):
+    """An archive of a Python of this machine, and a list that names it, as uv's own. Returns the list."""
+    prefix, version = subprocess.run(
+        [python, "-c", "import sys, platform; print(sys.base_prefix, platform.python_version())"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    large = ("./lib/*/test", "./lib/*/site-packages", "*.a", "__pycache__", "./share", "./include")
+    without = [f"--exclude={name}" for name in large]
+    archive = folder / "python.tar.gz"
+    subprocess.run(["tar", "-C", prefix, "--transform", "s#^[.]#python#", *without, "-czf", archive, "."], check=True)
+    major, minor, patch = map(int, version.split("."))
+    machine = {"arch": {"family": "x86_64", "variant": None}, "os": "linux", "libc": "gnu"}
+    entry = {"name": "cpython", **machine, "major": major, "minor": minor, "patch": patch, "prerelease": "",
+             "variant": None, "build": "1", "url": archive.as_uri(),
+             "sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}  # fmt: skip
+    (folder / "list.json").write_text(json.dumps({f"cpython-{version}-linux-x86_64-gnu": entry}))
+    return folder / "list.json"
+
+
+def test_a_python_that_the_distribution_lacks(venv, real_uv, tmp_path, monkeypatch):
+    """Fetched from a list of one's own, checked, found again, and forgotten when no environment uses it."""
+    own = sys.version_info[1]
+    other = next((found for minor in (13, 12, 11, 10) if minor != own and (found := interpreter(f"3.{minor}"))), None)
+    if not other or platform.machine() != "x86_64":
+        pytest.skip("this machine has one Python")
+    (tmp_path / "mirror").mkdir()
+    listed = published(tmp_path / "mirror", other)
+    version = subprocess.run([other, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    spec = f"=={version.rpartition('.')[0]}.*"
+    run = process.run
+    monkeypatch.setattr(
+        process, "run",
+        lambda argv, env=None, **more: run(argv, env={**env, "UV_PYTHON_DOWNLOADS_JSON_URL": str(listed)}, **more),
+    )  # fmt: skip
+    if requirements.interpreter(spec, real_uv)[0] is None:
+        venv._bring_python(acme(), spec, None)
+        path, told = requirements.interpreter(spec, real_uv)
+        assert path.startswith(venv.PYTHONS) and told == f"Python {version}"
+    else:
+        venv._bring_python(acme(), spec, None)
+    # A changed archive is not taken.
+    archive = listed.parent / "python.tar.gz"
+    archive.write_bytes(archive.read_bytes() + b"x")
+    shutil.rmtree(venv.PYTHONS)
+    with pytest.raises(Failed, match=rf"^The site wants Python {re.escape(spec)}, web1 has .*and uv does not bring it"):
+        venv._bring_python(acme(), spec, None)
+    # In use it stays.
+    home = pathlib.Path(venv.PYTHONS, "cpython-9/bin")
+    home.mkdir(parents=True)
+    (home / "python").write_text("")
+    site = Site(SLUG, {})
+    used = tmp_path / "site/venvs/a/bin/python"
+    used.parent.mkdir(parents=True)
+    used.symlink_to(home / "python")
+    monkeypatch.setattr(site, "path", lambda *parts: str(pathlib.Path(tmp_path, "site", *parts)))
+    venv.forget_pythons([site])
+    assert home.exists()
+    used.unlink()
+    venv.forget_pythons([site])
+    assert not home.exists()
 
 
 # Building

@@ -5,7 +5,7 @@ import glob
 import os
 import shutil
 
-from . import activate, files, history, host, lock, preflight, progress, run, source, steps, text, units
+from . import activate, files, history, host, lock, preflight, progress, run, source, steps, text, units, venv
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -151,6 +151,7 @@ def prune(site):
     for path in glob.glob(site.path("venvs/*")):
         if os.path.realpath(path) not in used:
             files.remove_tree(path)
+    venv.forget_pythons(sites.ever())
 
 
 def report(site, limit=10):

@@ -8,6 +8,8 @@ import glob
 import json
 import os
 import re
+import shutil
+import sys
 
 from . import files, host, process, sandbox, text
 from .errors import Failed
@@ -15,6 +17,8 @@ from .errors import Failed
 # The version that provisioning chose, and beside it the others.
 UV = "/opt/goldenpath/uv"
 PIP_CONFIG = "/etc/pip.conf"
+# Those that the distribution has not.
+PYTHONS = "/opt/goldenpath/python"
 # What a site need not bring itself, as it is where the site has none.
 BROUGHT = {"gunicorn": "27.0.1", "redis": "6.4.0"}
 # Who reads these locks, when no one else does: each by its own authors, in an environment of its own.
@@ -43,6 +47,11 @@ def build(site, source, release, log=None):
     something cannot be installed; a half-built environment is never used again.
     """
     found = _look(site, source, release, log)
+    if "wants" in found:
+        _bring_python(site, str(found["wants"]), log)
+        found = _look(site, source, release, log)
+    if not re.fullmatch(r"[0-9a-f]{16}", str(found.get("key"))):
+        raise Failed(f"{found.get('key')!r:.80} is no environment's name")
     venv = site.path("venvs", found["key"])
     complete = f"{venv}/.complete"
     if os.path.exists(complete):
@@ -69,7 +78,7 @@ def build(site, source, release, log=None):
                 text.tail(done[-1].output),
             )
 
-    install([program, "venv", "--quiet", "--python", sandbox.PYTHON, venv], *_installation(site, found, program, venv))
+    install([program, "venv", "--quiet", "--python", found["python"], venv], *_installation(site, found, program, venv))
     brought = [f"{name}=={version}" for name, version in BROUGHT.items() if _brings(site, venv, name)]
     install(
         *([[program, "pip", "install", "--quiet", *brought]] if brought else []),
@@ -98,7 +107,7 @@ def _installation(site, found, program, venv):
     if form == "uv":
         # A lock names the places of its files: listed again, an index of the host's own is asked.
         export = [*exported, program, "export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header",
-                  "--python", sandbox.PYTHON, *extras, *groups]  # fmt: skip
+                  "--python", found["python"], *extras, *groups]  # fmt: skip
         commands = [export, [*install, "-r", listed]]
     elif form == "poetry":
         extras = [word for name in asked.get("extras", []) for word in ("--extras", name)]
@@ -122,9 +131,12 @@ def _why(output):
         line = next((each for each in text.lines_of(output) if text.lacks(each)), text.lines_of(output)[-1])
         why = text.printable(line).strip(" .")[:300]
         return f"{why}. Try: packages: [{packages}] in the site's pillar, then {host.command('state.apply site')}"
-    # uv draws a tree; what matters is its words.
-    words = re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", output)).strip()
-    return f"{words[:300].rstrip('.')}. Try: the same file in an empty virtual environment on {host.name()}"
+    return f"{_words(output)}. Try: the same file in an empty virtual environment on {host.name()}"
+
+
+def _words(output):
+    """uv draws a tree; what matters is its words."""
+    return text.printable(re.sub(r"\s+", " ", re.sub(r"[^\x00-\x7f]", " ", output)).strip()[:300].rstrip("."))
 
 
 def _look(site, source, release, log):
@@ -135,22 +147,61 @@ def _look(site, source, release, log):
     asked = {
         "source": source, "release": release, "directory": site.facts["directory"],
         "requirements": site.facts["requirements"], "dependencies": site.facts.get("dependencies", {}),
+        "python": site.facts.get("python", "auto"), "uv": uv(),
     }  # fmt: skip
     program = f"{sandbox.PROGRAMS}/requirements.py"
-    done = sandbox.run(site, [sandbox.PYTHON, "-I", program, json.dumps(asked)], timeout=60)
+    env = {"UV_PYTHON_INSTALL_DIR": PYTHONS, "UV_CACHE_DIR": site.path("cache/uv")}
+    done = sandbox.run(site, [sandbox.PYTHON, "-I", program, json.dumps(asked)], env, timeout=60)
     try:
         told = json.loads(done.output.splitlines()[-1])
     except (ValueError, IndexError):
         raise Failed(f"The requirements cannot be read: {text.reason(done.output)}. Try: journalctl -n 20") from None
     if "error" in told:
         raise Failed(str(told["error"]))
-    if log:
+    if log and "key" in told:
         process.note(
-            log, ["requirements", asked["directory"], asked["requirements"]], f"{told['path']}: {told['key']}\n"
-        )
-    if not re.fullmatch(r"[0-9a-f]{16}", told["key"]):
-        raise Failed(f"{told['key']!r:.80} is no environment's name")
+            log, ["requirements", asked["directory"], asked["requirements"]],
+            f"{told['path']}: {told['key']} for {told['python']}\n",
+        )  # fmt: skip
     return told
+
+
+def _bring_python(site, wanted, log):
+    """
+    A Python that the distribution lacks: uv fetches it, checks its sum, and it is root's and all sites'. Raises Failed.
+
+    wanted: a version, of the characters that ``requirements.py`` lets through.
+    """
+    if not re.fullmatch(r"[\d.,<>=!~* ]{1,100}", wanted):
+        raise Failed(f"{wanted!r:.80} is no version of Python")
+    os.makedirs(PYTHONS, mode=0o755, exist_ok=True)
+    # A site's code runs on it: nobody but root writes there.
+    os.chmod(PYTHONS, 0o755)  # noqa: S103
+    argv = [uv(), "python", "install", "--quiet", "--no-bin", "--no-cache", "--install-dir", PYTHONS, wanted]
+    done = process.run(argv, env={"UV_SYSTEM_CERTS": "1", "UV_NO_PROGRESS": "1"}, timeout=900)
+    if log:
+        process.note(log, argv, done.output)
+    if done.code:
+        own = ".".join(map(str, sys.version_info[:3]))
+        raise Failed(
+            f"The site wants Python {wanted}, {host.name()} has {own}, and uv does not bring it: "
+            f"{_words(done.output)}. Try: `python-install-mirror` in /etc/uv/uv.toml on {host.name()}, or "
+            "`python:` in the site's pillar"
+        )
+
+
+def forget_pythons(sites):
+    """Remove the Pythons that uv brought and no environment uses any more. sites: all of this host."""
+    used = set()
+    for path in (path for site in sites for path in glob.glob(site.path("venvs/*/bin/python"))):
+        used.add(os.path.realpath(path))
+    for folder in glob.glob(f"{PYTHONS}/*/"):
+        home = os.path.realpath(folder)
+        if not os.path.islink(folder.rstrip("/")) and not any(path.startswith(home + os.sep) for path in used):
+            shutil.rmtree(folder, ignore_errors=True)
+    for link in glob.glob(f"{PYTHONS}/*"):
+        if os.path.islink(link) and not os.path.exists(link):
+            os.unlink(link)
 
 
 def _pip_settings():

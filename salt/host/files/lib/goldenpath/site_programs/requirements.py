@@ -1,10 +1,11 @@
 # Managed by Golden Path: local changes are overwritten.
 """
 Finds what a site says it needs, and names the environment for it. Its argument is a JSON object: ``source``,
-``directory``, ``requirements``, ``release``, and ``dependencies`` as the pillar has them.
+``directory``, ``requirements``, ``release``, ``dependencies`` and ``python`` as the pillar has them, and ``uv``, the
+program.
 
 It runs as the site's user, in its sandbox, and imports nothing of the engine. It prints one line of JSON: ``base``,
-``path``, ``form`` and ``key``, or ``error``.
+``path``, ``form``, ``python`` (the interpreter) and ``key``; or ``error``; or ``wants``, a Python that is not there.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 
 # Where a site's needs are written, in the order in which they are looked for, and in which form.
@@ -110,6 +112,43 @@ def key(path, python, release, form="requirements", dependencies=None):
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def wanted_python(source, path, pillar):
+    """The version of Python that a site asks for, as uv takes it; empty where any will do."""
+    if pillar != "auto":
+        return pillar
+    for place in (os.path.join(os.path.dirname(path), "pyproject.toml"), os.path.join(source, "pyproject.toml")):
+        if os.path.isfile(place) and os.path.realpath(place).startswith(os.path.realpath(source) + os.sep):
+            text = _text(place)
+            found = re.search(r"""^requires-python\s*=\s*["']([^"']*)["']""", text, re.M)
+            if found is None and "[tool.poetry.dependencies]" in text:
+                section = text.partition("[tool.poetry.dependencies]")[2].partition("\n[")[0]
+                found = re.search(r"""^python\s*=\s*["']([^"']*)["']""", section, re.M)
+            if found:
+                # Poetry's caret: up to the next major version.
+                return re.sub(r"\^\s*(\d+)([\d.]*)", lambda at: f">={at[1]}{at[2]},<{int(at[1]) + 1}", found[1])
+    return ""
+
+
+def interpreter(spec, uv):
+    """
+    The interpreter for a version, the distribution's before all others, and what it is called. Returns a pair; the
+    first is None where the host has none that fits. Raises Wrong for what is no version.
+    """
+    if not spec:
+        return "/usr/bin/python3", f"Python {platform.python_version()}"
+    if not re.fullmatch(r"[\d.,<>=!~* ]{1,100}", spec):
+        raise Wrong(f"{spec!r} is no version of Python. Try: `python:` in the site's pillar, as in '3.13'")
+    done = subprocess.run(
+        [uv, "python", "find", "--no-project", "--no-python-downloads", "--python-preference", "system", spec],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, cwd="/",
+    )  # fmt: skip
+    path = done.stdout.strip()
+    if done.returncode or not os.path.isabs(path):
+        return None, ""
+    told = subprocess.run([path, "-I", "-V"], capture_output=True, text=True, check=True)
+    return path, told.stdout.strip()
+
+
 def _text(path):
     with open(path, encoding="utf-8", errors="replace") as stream:
         return stream.read()
@@ -170,9 +209,14 @@ def main(asked):
     try:
         base, path, form = find(asked["source"], asked["directory"], asked["requirements"])
         allowed(form, path, asked["dependencies"])
-        name = key(path, f"Python {platform.python_version()}", asked["release"], form, asked["dependencies"])
-        found = {"base": base, "path": path, "form": form, "key": name}
-    except (Wrong, OSError) as exc:
+        spec = wanted_python(asked["source"], path, asked["python"])
+        python, version = interpreter(spec, asked["uv"])
+        if python is None:
+            found = {"wants": spec}
+        else:
+            name = key(path, version, asked["release"], form, asked["dependencies"])
+            found = {"base": base, "path": path, "form": form, "python": python, "key": name}
+    except (Wrong, OSError, subprocess.CalledProcessError) as exc:
         found = {"error": str(exc)}
     print(json.dumps(found))
 

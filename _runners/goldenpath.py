@@ -5,7 +5,13 @@ Questions about all hosts, asked from the controller: ``salt-run goldenpath.…`
 import asyncio
 import errno
 import ipaddress
+import os
+import pathlib
+import re
+import runpy
 import socket
+import subprocess
+import tempfile
 
 import salt.client
 import salt.client.ssh.client
@@ -285,6 +291,66 @@ def _faults(host, data):
         for port in data["ports"]
         if port["ok"] is False
     ]
+
+
+def inspect(repo, ref=None, slug=None, domain=None):
+    """
+    Read a repository, without running anything of it, and print the pillar block of its site; what an operator has to
+    choose is marked.
+
+    :param repo: an address that git knows, or a local folder.
+    :param ref: a tag or a branch; the repository's own where it is left out.
+    :param slug: what the site is to be called; by default as the repository.
+    :param domain: its first name; ``<slug>.example`` where it is left out.
+    :return: str, the block. The exit status is 1, and the answer a sentence, where the repository cannot be read or
+        holds no Django project.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run goldenpath.inspect https://git.example/acme.git v1.4.2 domain=acme.example
+    """
+    tools = runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / "_controller" / "inspection.py"))
+    repo = str(repo)
+    name = re.sub(r"[^a-z0-9]+", "-", repo.rstrip("/").rpartition("/")[2].removesuffix(".git").lower()).strip("-")[:28]
+    slug = slug or name or "site"
+    try:
+        with tempfile.TemporaryDirectory(prefix="goldenpath-") as folder:
+            local = os.path.isdir(repo) and ref is None
+            branch = "main" if local else _cloned(repo, ref, folder)
+            # A host reads none of the operator's own folders.
+            address = "" if os.path.isdir(repo) else repo
+            place = repo if local else folder
+            text = tools["inspect"](place, slug, domain or f"{slug}.example", address, ref or branch)
+    except (tools["Nothing"], SaltException) as exc:
+        return _shown({}, {}, {slug: [str(exc)]})
+    return {"data": text, "outputter": "txt"} if __opts__.get("__cli") == "salt-run" else text
+
+
+def _cloned(repo, ref, folder):
+    """A checkout of a repository whose hooks and filters never run. Returns the branch or tag that it is of."""
+    if repo.startswith("-") or str(ref or "").startswith("-"):
+        raise SaltException(f"{repo!r} is no repository. Try: its address, as git knows it")
+    argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.symlinks=false", "clone", "--quiet", "--depth=1"]
+    argv += [*(["--branch", str(ref)] if ref else []), "--", repo, folder]
+    env = {
+        **os.environ,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "https:ssh:git:http:file",
+        "GIT_LFS_SKIP_SMUDGE": "1",
+    }
+    try:
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired:
+        raise SaltException(f"{repo} did not answer within 300 s. Try: git ls-remote {repo}") from None
+    if done.returncode:
+        why = next(
+            (line for line in done.stderr.splitlines() if line.startswith(("fatal:", "error:"))), "no word of why"
+        )
+        raise SaltException(f"{repo} cannot be read: {why.rstrip('.')}. Try: git ls-remote {repo}")
+    head = ["git", "-C", folder, "rev-parse", "--abbrev-ref", "HEAD"]
+    return subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip() or "main"
 
 
 def _remarks(host, data):

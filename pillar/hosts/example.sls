@@ -31,25 +31,16 @@ sites:                          # `sites: {}` for a host without any
       worker: false             # true: run a Celery worker
       beat: false               # true: run the scheduler as well; needs the worker
       concurrency: 2            # the worker's processes, 1 to 64
-    processes:                  # further daemons, each a unit of its own; default: none
-      rq:
-        command: manage.py rqworker default
-        stop: 60                # seconds to end what it has begun
-    schedules:                  # commands that run at times; default: none
-      sessions:
-        command: manage.py clearsessions
-        at: "*-*-* 03:00:00"    # as systemd writes calendars
-        limit: 3600             # seconds
+    processes: {}               # further daemons, as in {rq: {command: manage.py rqworker, stop: 60}}
+    # Commands that run at times, as in {sessions: {command: manage.py clearsessions, at: daily, limit: 3600}}
+    schedules: {}
     directory: .                # where manage.py lies in the repository
     requirements: auto          # or a file: requirements.txt, uv.lock, poetry.lock, pyproject.toml and their like
-    dependencies:               # beyond it; default: none
-      groups: [prod]            # of a lock or a pyproject.toml
-      extras: [s3]
-      add: [sentry-sdk==2.30.0]
+    dependencies: {groups: [], extras: [], add: []}   # beyond it, as in add: [sentry-sdk==2.30.0]
     python: auto                # or a version, "3.13": uv brings it where the distribution has it not
     wsgi: <project>.wsgi:application              # module:name, where it is another one
-    build: [npm ci, npm run build]                # commands before collectstatic; default: none
-    release: [manage.py createcachetable]         # commands after the migrations; default: none
+    build: []                   # commands before collectstatic, as in [npm ci, npm run build]
+    release: []                 # commands after the migrations, as in [manage.py createcachetable]
     packages: [libmagic1]       # from the distribution, by any name that apt knows; default: none
     postgres:
       extensions: []            # those that only a superuser creates, such as postgis; others come by migrations
@@ -62,8 +53,7 @@ sites:                          # `sites: {}` for a host without any
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"
       EMAIL_HOST: smtp.example
-    env_names:                  # what the site reads by a name of its own; default: none
-      APP_SECRET: DJANGO_SECRET_KEY
+    env_names: {}               # what the site reads by names of its own, as in {APP_SECRET: DJANGO_SECRET_KEY}
     secrets:                    # as env, for what nobody may read; default: none
       SENTRY_DSN: https://public-key@sentry.example/1
       # DJANGO_SECRET_KEY: made on the host when it is absent here

@@ -42,6 +42,9 @@ def _two_sites():
             **site, "domains": ["b.example", "www.b.example"], "redis": {"cache": 63, "broker": 2},
             "celery": {"worker": True, "beat": True, "concurrency": 4}, "workers": 1,
             "packages": ["libmagic1", "gettext"], "env": {"QUOTED": 'a "b" $c'}, "secrets": {"TOKEN": "s3cr3t"},
+            "processes": {"rq": {"command": "manage.py rqworker 'a b' 50%"}},
+            "schedules": {"nightly": {"command": "manage.py clearsessions", "at": "*-*-* 03:00:00"}},
+            "wsgi": "config.wsgi:app",
         },
     }  # fmt: skip
     pillar = {"redis": {}, "sites": sites}

@@ -69,8 +69,7 @@ def unboxed(monkeypatch):
 @pytest.fixture
 def site(paths):
     """The example site's facts, as a run with its pillar gives them; its folder is not there yet."""
-    # It has no commands of its own: what its bundler needs is not on this machine.
-    return sites.Site(SLUG, {**example_pillar()["sites"][SLUG], "build": [], "release": []})
+    return sites.Site(SLUG, example_pillar()["sites"][SLUG])
 
 
 # Backups.

@@ -139,7 +139,6 @@ def test_wanted(env, site):
         "CELERY_RESULT_BACKEND": "redis://127.0.0.1:6379/1",
         "EMAIL_HOST": "smtp.example",
         "SENTRY_DSN": "https://public-key@sentry.example/1",
-        "APP_SECRET": "k" * 50,
     }
     assert all(isinstance(value, str) for value in values.values())
 

@@ -955,6 +955,12 @@ def test_example_has_every_key_and_shows_the_defaults():
             # For sftp alone, and the default is none.
             assert f"# {path[-1]}: " in (ROOT / "pillar/hosts/example.sls").read_text(encoding="utf-8")
             continue
+        if path.count("*") > 1:
+            # As the site of a stranger has none of it, it stands in a comment.
+            assert re.search(rf"# .*\b{path[-1]}: ", (ROOT / "pillar/hosts/example.sls").read_text(encoding="utf-8")), (
+                path
+            )
+            continue
         value = functools.reduce(
             lambda owner, part: next(iter(owner.values())) if part == "*" else owner[part], path, pillar
         )

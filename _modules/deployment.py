@@ -17,7 +17,7 @@ import salt.utils.minions
 SYNC_SECONDS = 60
 # What `pillar='{…}'` of an orchestration may say.
 _ASKED = {
-    "deploy": {"target": str, "site": str, "ref": str, "wait": int},
+    "deploy": {"target": str, "site": str, "ref": str, "wait": int, "migrations": str},
     "rollback": {"target": str, "site": str, "release": str, "wait": int, "restore_database": bool},
     "restore": {"target": str, "site": str, "snapshot": str, "confirm": str, "wait": int},
 }
@@ -122,6 +122,8 @@ def _faults(action, request):
             errors.append(f"{key}: {value!r} is not {kind}")
         elif isinstance(value, str) and not value.strip():
             errors.append(f"{key}: is empty. Try: name one, or leave the key out")
+    if request.get("migrations", "accept") not in ("refuse", "maintenance", "accept"):
+        errors.append("migrations: is none of refuse, maintenance, accept. Try: one of them, or leave the key out")
     for key in ("target", "site") if action == "restore" else ():
         if key not in request:
             errors.append(f"{key}: is missing. Try: name the one that is to be restored")

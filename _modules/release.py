@@ -59,7 +59,7 @@ def report(limit=10):
     return __salt__["engine.call"]("releases", f"--limit={int(limit)}")
 
 
-def deploy(slug, site, ref=None, who="unknown", wait=0):
+def deploy(slug, site, ref=None, who="unknown", wait=0, migrations=None):
     """
     Release one ref of a site: fetch, build, prove beside the old release, switch, prove again, drain. It is a unit of
     its own on the host, which outlives this connection.
@@ -74,6 +74,8 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
         Who asked for it, for the history.
     wait (int)
         Seconds to wait for another deploy of this site.
+    migrations (str)
+        ``refuse``, ``maintenance`` or ``accept``, for this deploy alone; the pillar's where it is left out.
 
     Returns the record that went into the history. Raises ``CommandExecutionError`` with one sentence (and the
     last lines of the log) when it failed; the old release is serving then.
@@ -84,6 +86,7 @@ def deploy(slug, site, ref=None, who="unknown", wait=0):
 
         salt-run state.orchestrate deploy pillar='{"site": "acme-kitchens", "ref": "v1.5.0"}'
     """
+    site = {**site, "migrations": migrations} if migrations else site
     return _ask("deploy", slug, site, ref=ref, who=who, wait=int(wait))
 
 

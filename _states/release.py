@@ -15,7 +15,7 @@ def _site(name, ret):
     return site
 
 
-def deployed(name, ref=None, who="unknown", wait=0):
+def deployed(name, ref=None, who="unknown", wait=0, migrations=None):
     """
     A ref of a site is released: built, proven, switched to, and proven again at the front door.
 
@@ -27,6 +27,8 @@ def deployed(name, ref=None, who="unknown", wait=0):
         Who asked for it, for the history.
     wait (int)
         Seconds to wait for another deploy of this site.
+    migrations (str)
+        ``refuse``, ``maintenance`` or ``accept``; the pillar's where it is left out.
 
     .. code-block:: yaml
 
@@ -42,7 +44,7 @@ def deployed(name, ref=None, who="unknown", wait=0):
         ret.update(result=None, comment=f"{ref or site['ref']} would be released to {name}")
         return ret
     try:
-        done = __salt__["release.deploy"](name, site, ref, who, wait)
+        done = __salt__["release.deploy"](name, site, ref, who, wait, migrations)
     except CommandExecutionError as exc:
         ret.update(result=False, comment=str(exc))
         return ret

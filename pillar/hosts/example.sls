@@ -41,6 +41,7 @@ sites:                          # `sites: {}` for a host without any
     wsgi: <project>.wsgi:application              # module:name, where it is another one
     build: []                   # commands before collectstatic, as in [npm ci, npm run build]
     release: []                 # commands after the migrations, as in [manage.py createcachetable]
+    migrations: refuse          # those that the serving release cannot live with; or maintenance, accept
     packages: [libmagic1]       # from the distribution, by any name that apt knows; default: none
     postgres:
       extensions: []            # those that only a superuser creates, such as postgis; others come by migrations

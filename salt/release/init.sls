@@ -28,6 +28,7 @@ release-{{ slug }}:
     - ref: {{ request.get("ref") | tojson }}
     - who: {{ request.get("who", "unknown") | tojson }}
     - wait: {{ request.get("wait", 0) | tojson }}
+    - migrations: {{ request.get("migrations") | tojson }}
     - require:
         - file: host-command-goldenpath
 {%- endfor %}

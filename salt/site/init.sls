@@ -91,7 +91,7 @@ site-facts-{{ slug }}:
             "postgres": site.postgres, "workers": site.workers, "limits": site.limits, "max_body": site.max_body,
             "repo": site.repo | regex_replace("^(https?://)[^/@]*@", "\\1"), "ref": site.ref,
             "directory": site.directory, "project": site.project, "settings": site.settings,
-            "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names, "python": site.python,
+            "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names, "python": site.python, "migrations": site.migrations,
             "wsgi": site.wsgi, "build": site.build, "release": site.release,
             "processes": site.processes, "schedules": site.schedules,
             "secrets": site.secrets | list} | tojson }}

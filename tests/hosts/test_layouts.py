@@ -417,6 +417,41 @@ def test_a_project_as_its_authors_left_it(sites):
     assert json.loads(ask(world.host, "/en/", domain="cook.example")[1])["uploads"] == 1
 
 
+def _migrate_cook(sites, number, operation):
+    before = f"{number - 1:04}_" + ("initial" if number == 2 else "step")
+    name = f"config/migrations/{number:04}_step.py"
+    text = (
+        "from django.db import migrations, models\n\nclass Migration(migrations.Migration):\n"
+        f"    dependencies = [('config', '{before}')]\n    operations = [{operation}]\n"
+    )
+    sites.cook.commit(f"Step {number}", {name: text})
+    sites.cook.publish(sites.world.host)
+
+
+def test_migrations_that_the_serving_release_cannot_live_with(sites):
+    """Django itself is asked, with a real loader: one that is harmless goes on, one that is not is refused by name."""
+    world = sites.world
+    _migrate_cook(sites, 2, "migrations.AddField('upload', 'note', models.TextField(null=True))")
+    status, output = world.deploy(site="cook")
+    assert status == 0, output
+    before = world.sh("readlink /srv/sum/cook/current")
+    _migrate_cook(sites, 3, "migrations.RemoveField('upload', 'note')")
+    status, output = world.deploy(site="cook")
+    assert status != 0 and "cannot live with config.0003_step: RemoveField upload.note" in output, output
+    assert world.sh("readlink /srv/sum/cook/current") == before
+    assert ask(world.host, "/en/", domain="cook.example")[0] == 200
+    status, output = world.deploy(site="cook", migrations="maintenance")
+    assert status == 0, output
+    assert ask(world.host, "/en/", domain="cook.example")[0] == 200
+    _migrate_cook(sites, 4, "migrations.AddField('upload', 'kind', models.CharField(max_length=9, default='x'))")
+    status, output = world.deploy(site="cook", migrations="no such word")
+    assert status != 0 and "migrations: is none of refuse, maintenance, accept" in output, output
+    status, output = world.deploy(site="cook")
+    assert status != 0 and "AddField upload.kind, NOT NULL without a default in the database" in output, output
+    status, output = world.deploy(site="cook", migrations="accept")
+    assert status == 0, output
+
+
 def test_a_daemon_follows_the_releases(sites):
     world = sites.world
 

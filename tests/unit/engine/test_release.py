@@ -68,7 +68,7 @@ class Host:
         self.front = None
         self.caddy = True
         self.postgres = True
-        self.pending = False
+        self.pending, self.operations = False, []
         self.migrations = ["pages.0001_initial"]
         self.packages = ["bin/gunicorn", "bin/celery", "lib/python3.11/site-packages/redis/__init__.py"]
         self.checkout = ["manage.py"]
@@ -197,6 +197,8 @@ class Host:
             elif key == "migrate":
                 self.pending = False
                 self.migrations.append("pages.0002_more")
+            if name == "migrate" and code and self.operations:
+                output += f"::pending {json.dumps(self.operations)}\n"
             codes[name] = code
             if code and not optional:
                 break
@@ -324,6 +326,61 @@ def test_second_deploy(host):
     assert host.up == {done["release"]}
     assert host.releases == [first, done["release"]]
     assert (done["environment"], host.history[0]["environment"]) == ("reused", "built")
+
+
+REMOVED = [["pages.0002_more", "RemoveField page.subtitle", True]]
+
+
+def test_a_migration_that_the_serving_release_cannot_live_with_is_refused(host):
+    """Nothing is dumped or migrated, and the release before serves."""
+    host.deploy()
+    before = host.live
+    host.pending, host.operations, host.events = True, REMOVED, []
+    why = host.refused(host.deploy)
+    assert f"Release {before} serves until the switch, and cannot live with pages.0002_more: Remove" in why
+    assert '{"migrations": "maintenance"}' in why and host.live == before
+    assert not {"pg_dump", "migrate"} & {event[0] for event in host.events}
+
+
+@pytest.mark.parametrize("way", ["maintenance", "accept"])
+def test_what_the_pillar_or_the_request_says_of_it(host, way, monkeypatch):
+    host.deploy()
+    host.pending, host.operations = True, REMOVED
+    host.site["migrations"] = way
+    seen = []
+    migrate = steps._migrate
+    monkeypatch.setattr(
+        steps, "_migrate", lambda run, release: (seen.append(run.site.maintenance()), migrate(run, release))
+    )
+    assert host.deploy()["outcome"] == "live"
+    assert seen == ["deploy" if way == "maintenance" else ""]
+    assert not os.path.exists(host.folder / "maintenance")
+
+
+def test_the_page_goes_when_the_deploy_fails_after_all(host):
+    host.deploy()
+    host.pending, host.operations = True, REMOVED
+    host.site["migrations"] = "maintenance"
+    host.health = {"status": "unhealthy", "message": "no"}
+    host.refused(host.deploy)
+    assert not os.path.exists(host.folder / "maintenance")
+
+
+def test_nobody_is_there_to_be_hurt(host):
+    """Before the first release, and behind an operator's maintenance page, it is no matter."""
+    host.pending, host.operations = True, REMOVED
+    assert host.deploy()["outcome"] == "live"
+    (host.folder / "maintenance").write_text("operator")
+    host.pending = True
+    assert host.deploy()["outcome"] == "live"
+    assert (host.folder / "maintenance").read_text() == "operator"
+
+
+def test_what_nobody_can_judge_is_a_remark(host):
+    host.deploy()
+    host.pending, host.operations = True, [["pages.0002_more", "RunPython", False]]
+    (note,) = [note for note in host.deploy()["notes"] if "pages.0002_more" in note]
+    assert "is the site's own" in note
 
 
 def test_without_pending_migrations_nothing_is_dumped(host):

@@ -824,6 +824,7 @@ def test_defaults():
                 "release": [],
                 "processes": {},
                 "schedules": {},
+                "migrations": "refuse",
                 "packages": [],
                 "max_body": "100mb",
                 "limits": {"memory": 75, "tasks": 1024, "statement_timeout": 300},

@@ -37,7 +37,7 @@ def world(load, site):
 
 def test_deployed(world):
     ret = world.state.deployed(SLUG, "v2", "somebody", 5)
-    assert world.calls == [("deploy", SLUG, world.site, "v2", "somebody", 5)]
+    assert world.calls == [("deploy", SLUG, world.site, "v2", "somebody", 5, None)]
     assert ret["result"] is True
     assert ret["changes"]["release"] == {"old": "old", "new": "new"}
     assert ret["comment"] == f"v2 (1a2b3c4d) is live on {SLUG} after 12.3 s\na remark"

@@ -105,4 +105,5 @@ def switch_back(run, before, release):
     if answer["status"] == "unreachable":
         site.maintenance_on(sites.OURS)
         return f"Release {before} does not come back ({answer['message']}): visitors see the maintenance page"
+    site.maintenance_off(sites.OURS)
     return f"Release {before} serves again"

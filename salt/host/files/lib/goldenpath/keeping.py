@@ -46,6 +46,15 @@ def judged(site, release, output):
     return remarks
 
 
+def pending(output):
+    """What ``run_manage.py`` told of the pending migrations: a list of [migration, what, whether that is sure]."""
+    found = re.findall(r"^::pending (.*)$", output, re.MULTILINE)
+    try:
+        return [[str(name), str(what), hard is True] for name, what, hard in json.loads(found[-1])] if found else []
+    except (ValueError, TypeError):
+        return []
+
+
 def _remarks(site, told):
     """What the tree's variables or paths do otherwise than the settings say. Raises Failed for what cannot work."""
     if told.get("no_redis_client"):

@@ -80,6 +80,9 @@ def _failed(this, record, before, exc):
         state = f"Release {before} goes on serving"
     else:
         state = "The site has no release yet"
+    if before and not bad:
+        # It was up for migrations that the serving release was not to meet.
+        site.maintenance_off(sites.OURS)
     sentence, below = this.why(exc)
     record.update(
         outcome="bad" if bad else "failed", reason=sentence, step=step, seconds=this.seconds(), steps=this.steps

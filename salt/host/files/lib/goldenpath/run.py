@@ -21,6 +21,8 @@ class Run:
         self.steps, self.notes = {}, []
         # The migrations from before ours; None until ours begin.
         self.had = None
+        # What they do that the serving release may not live with: [migration, what, whether that is sure].
+        self.operations = []
 
     @contextlib.contextmanager
     def step(self, name):
@@ -45,6 +47,10 @@ class Run:
         """Why something failed: one sentence, and what stands below it, both without secrets."""
         sentence, _, below = self.masked(reason(exc)).partition("\n")
         return sentence, "\n".join(part for part in (below, self.masked(getattr(exc, "tail", ""))) if part)
+
+    def had_visitors(self):
+        """Whether the site serves: an operator's maintenance page means that it does not."""
+        return not self.site.maintenance()
 
     def seconds(self):
         """How long it took."""

@@ -12,6 +12,7 @@ import time
 
 from . import health, host, lock, postgres, process, redis_gate, text, units
 from .errors import Failed
+from .site import OURS
 
 OPENSSL = "/usr/bin/openssl"
 REBOOT = "/run/reboot-required"
@@ -66,7 +67,14 @@ def _postgres(sites):
 
 def _site(site):
     # What stops for a moment in a deploy is no trouble.
-    if site.maintenance() or lock.held(site):
+    if lock.held(site):
+        return
+    if site.maintenance() == OURS:
+        yield (
+            f"The maintenance page of {site.slug} on {host.name()} is up, and no deploy works on it. "
+            f"Try: the deploy again, or goldenpath maintenance {site.slug} off"
+        )
+    if site.maintenance():
         return
     down = [step.partition(" ")[2] for step in units.unsettled(site) if step.startswith("start ")]
     if down:

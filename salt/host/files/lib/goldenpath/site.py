@@ -25,8 +25,8 @@ OPERATOR, OURS = "operator", "deploy"
 # What a host knows of a site without a pillar: what it was provisioned with, and what a deploy needs.
 _PROVISIONED = ("domains", "health", "tls", "celery", "redis", "postgres", "workers", "limits", "max_body", "wsgi",
                 "processes", "schedules")  # fmt: skip
-_RELEASED = ("repo", "ref", "directory", "project", "settings", "requirements", "dependencies", "python", "env_names",
-             "build", "release")  # fmt: skip
+_RELEASED = ("repo", "ref", "directory", "project", "settings", "requirements", "dependencies", "python", "migrations",
+             "env_names", "build", "release")  # fmt: skip
 
 
 class Site:

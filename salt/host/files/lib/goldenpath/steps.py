@@ -7,6 +7,7 @@ import re
 import time
 
 from . import env, files, heal, history, host, journal, keeping, manage, pgdump, postgres, source, text, units, venv
+from . import site as sites
 from .errors import Failed
 from .preflight import FREE_BYTES
 
@@ -28,6 +29,9 @@ def clean(run):
     if os.path.exists(journal.path(site)):
         run.notes.append(heal.heal(site))
     live, previous = site.current, site.previous
+    if live and units.serves(site, live):
+        # Up for the migrations of a deploy that was killed.
+        site.maintenance_off(sites.OURS)
     units.stop(site, [release for release in units.running(site) if release != live])
     for folder in glob.glob(site.path("releases/*/")):
         release = os.path.basename(folder.rstrip("/"))
@@ -160,6 +164,7 @@ def static(run, release):
     if "migrate" not in codes:
         raise Failed(f"manage.py migrate --check failed: {_last(output)}", text.tail(output))
     run.notes += keeping.judged(run.site, release, output)
+    run.operations = keeping.pending(output)
     checks = [line for line in output.splitlines() if line.startswith("?: (") or "(security." in line]
     if checks:
         run.notes.append(f"manage.py check --deploy has {len(checks)} remarks, the first: {checks[0][:200]}")
@@ -168,6 +173,7 @@ def static(run, release):
 
 def migrations(run, release, record):
     """A verified dump that belongs to this release, then its migrations."""
+    page = _bearable(run)
     had = postgres.applied(run.site)
     if had:
         with run.step("dump"):
@@ -175,12 +181,37 @@ def migrations(run, release, record):
     run.had = had
     record["migrating"] = True
     run.unfinished(record)
+    if page:
+        run.site.maintenance_on(sites.OURS)
     try:
         with run.step("migrate"):
             _migrate(run, release)
     finally:
         with contextlib.suppress(Failed):
             record["migrations"] = run.migrations()
+
+
+def _bearable(run):
+    """
+    Whether the maintenance page has to be up from the migrations to the switch. Raises Failed where the release that
+    serves cannot live with them, unless the pillar or the request says what to do then.
+    """
+    hard = [f"{migration}: {what}" for migration, what, hard in run.operations if hard]
+    soft = sorted({migration for migration, _, hard in run.operations if not hard})
+    way = run.site.facts.get("migrations", "refuse")
+    if not run.site.current or not run.had_visitors():
+        return False
+    if soft:
+        run.notes.append(f"what {text.few(soft)} runs is the site's own: nobody knows whether the old release bears it")
+    if not hard or way == "accept":
+        return False
+    if way == "maintenance":
+        return True
+    raise Failed(
+        f"Release {run.site.current} serves until the switch, and cannot live with {text.few(hard)}. Try: "
+        'pillar=\'{"migrations": "maintenance"}\', which shows the page meanwhile, or "accept"; or deploy in two '
+        "steps: first the code that does without, then the migration"
+    )
 
 
 def _dump(run, release):

@@ -112,6 +112,11 @@ def stop(site, releases):
         systemctl("reset-failed", *found)
 
 
+def serves(site, release):
+    """Whether a release's socket takes requests."""
+    return systemctl("is-active", "--quiet", names(site, release)[0]).code == 0
+
+
 def restarts(site, release):
     """How often systemd had to start a release again: one that cannot import its project ends at once, each time."""
     shown = show(names(site, release)[1], "NRestarts")

@@ -719,6 +719,11 @@ def _requirement(text):
         return
     if not text.strip() or text.lstrip().startswith("-") or re.search(r"[\x00-\x1f\x7f]", text):
         raise ValueError("is not one requirement")
+    if re.search(r"https?://[^/\s]*@", text):
+        raise ValueError(
+            "holds credentials, which every list of processes would show",
+            "name the index in the host's /etc/pip.conf, or give the host a key for the repository",
+        )
 
 
 def _command(text):

@@ -166,3 +166,10 @@ def test_the_password_of_its_own_redis_is_a_secret(paths, named):
         'REDIS_URL="redis://:of-redis@127.0.0.1:200/0"\nCELERY_BROKER_URL="redis://:of-redis@127.0.0.1:200/1"\nTOKEN="t0ken"\n'
     )
     assert sorted(site.secrets()) == ["of-redis", "t0ken"]
+
+
+def test_the_password_of_its_own_redis_by_whichever_name(site, folder):
+    values = {"QUEUE": "redis://:s3cr3t-of-redis@127.0.0.1:200/5", "MAIL": "smtp://a:b@c"}
+    (folder / ".env").write_text(env.dump(values))
+    site.facts["secrets"] = []
+    assert site.secrets() == ["s3cr3t-of-redis"]

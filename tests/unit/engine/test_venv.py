@@ -387,9 +387,14 @@ def test_a_python_that_the_distribution_lacks(venv, real_uv, tmp_path, monkeypat
     used.parent.mkdir(parents=True)
     used.symlink_to(home / "python")
     monkeypatch.setattr(site, "path", lambda *parts: str(pathlib.Path(tmp_path, "site", *parts)))
+    os.utime(home.parent, (0, 0))
     venv.forget_pythons([site])
     assert home.exists()
     used.unlink()
+    os.utime(home.parent)
+    venv.forget_pythons([site])
+    assert home.exists(), "it was just brought"
+    os.utime(home.parent, (0, 0))
     venv.forget_pythons([site])
     assert not home.exists()
 

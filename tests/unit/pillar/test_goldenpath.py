@@ -224,6 +224,7 @@ def test_site_fault(key, value, part):
     [
         ("dependencies:add", "--index-url https://x.example", "is not one requirement"),
         ("dependencies:add", "a\nb", "is not one requirement"),
+        ("dependencies:add", "acme @ git+https://token@git.example/acme.git", "holds credentials"),
         ("dependencies:groups", "-e", "is not the name of a group"),
         ("build", "npm ci && npm run build", "is a line of shell"),
         ("build", "echo 'x", "cannot be split into words"),

@@ -136,13 +136,14 @@ class Site:
         """The values that no output may show."""
         values = env.read(self.path(".env"))
         named = self.facts.get("secrets")
-        own = urllib.parse.urlsplit(values.get("REDIS_URL", "")).password
+        # Of its own Redis, by whichever name the site reads it.
+        redis = [urllib.parse.urlsplit(value).password for value in values.values() if value.startswith("redis")]
         if named is None:
             # A host that saw no state.apply of today: everything but what the tree itself sets.
             found = [value for name, value in values.items() if not _is_plain(name)]
         else:
             found = [value for name, value in values.items() if name == "DJANGO_SECRET_KEY" or name in named]
-        return [*found, own] if own else found
+        return [*found, *sorted({each for each in redis if each})]
 
     def remember(self):
         """

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import time
 
 from . import files, host, process, sandbox, text
 from .errors import Failed
@@ -19,6 +20,7 @@ UV = "/opt/goldenpath/uv"
 PIP_CONFIG = "/etc/pip.conf"
 # Those that the distribution has not.
 PYTHONS = "/opt/goldenpath/python"
+NEW_SECONDS = 3600
 # What a site need not bring itself, as it is where the site has none.
 BROUGHT = {"gunicorn": "27.0.1", "redis": "6.4.0"}
 # Who reads these locks, when no one else does: each by its own authors, in an environment of its own.
@@ -197,7 +199,13 @@ def forget_pythons(sites):
         used.add(os.path.realpath(path))
     for folder in glob.glob(f"{PYTHONS}/*/"):
         home = os.path.realpath(folder)
-        if not os.path.islink(folder.rstrip("/")) and not any(path.startswith(home + os.sep) for path in used):
+        # One that was just brought is for an environment that somebody is building.
+        new = time.time() - os.stat(folder).st_mtime < NEW_SECONDS
+        if (
+            not new
+            and not os.path.islink(folder.rstrip("/"))
+            and not any(path.startswith(home + os.sep) for path in used)
+        ):
             shutil.rmtree(folder, ignore_errors=True)
     for link in glob.glob(f"{PYTHONS}/*"):
         if os.path.islink(link) and not os.path.exists(link):

@@ -97,7 +97,8 @@ def gather():
 sys.path[0] = ""
 
 code = 0
-for optional, *argv in json.loads(sys.argv[1]):
+commands = json.loads(sys.argv[1])
+for optional, *argv in commands:
     if optional == "after" and code:
         continue
     print("$ manage.py", *argv, flush=True)
@@ -123,6 +124,6 @@ for optional, *argv in json.loads(sys.argv[1]):
 with contextlib.suppress(Exception):
     if told := settings():
         print("::settings", json.dumps(told), flush=True)
-    if any(argv[1:3] == ["migrate", "--check"] for argv in json.loads(sys.argv[1])) and code:
+    if any(argv[1:3] == ["migrate", "--check"] for argv in commands) and code:
         pending = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "pending.py"))["pending"]
         print("::pending", json.dumps(pending()), flush=True)

@@ -68,7 +68,7 @@ class Host:
         self.front = None
         self.caddy = True
         self.postgres = True
-        self.pending, self.operations = False, []
+        self.pending, self.operations, self.daemons = False, [], []
         self.migrations = ["pages.0001_initial"]
         self.packages = ["bin/gunicorn", "bin/celery", "lib/python3.11/site-packages/redis/__init__.py"]
         self.checkout = ["manage.py"]
@@ -112,13 +112,17 @@ class Host:
             (units, "enable"): lambda found: None,
             (units, "disable"): lambda found: self.event("disable", *found),
             (units, "background"): lambda site: [],
+            (units, "further"): lambda site: self.daemons,
             (units, "restart_background"): self.celery,
-            (units, "await_background"): lambda site, since: self.refuse("celery"),
-            (units, "steady_background"): lambda site, since: self.refuse("beat"),
+            (units, "await_background"): lambda site, since, found=None: self.refuse("celery"),
+            (units, "steady_background"): self.steady,
             (units, "main_pid"): lambda unit: 42,
             (units, "journal"): lambda unit, since, lines=20: f"journal of {unit} with {SECRET}",
             (units, "systemctl"): lambda *argv, **_: self.event("systemctl", *argv) and process.Done(0, "", ""),
         }  # fmt: skip
+
+    def steady(self, site, since, found=None):
+        self.refuse("daemon" if found and found == self.daemons else "beat")
 
     def now(self):
         self.clock += 1
@@ -880,6 +884,16 @@ def test_rollback(host):
     ]
     # What was left is never chosen again.
     assert "has no good release to go back to" in host.refused(host.rollback)
+
+
+def test_a_daemon_that_an_older_release_does_not_know_holds_up_no_rollback(host):
+    first, _ = host.deploy(), host.deploy()
+    host.daemons = ["sum-acme-rq.service"]
+    host.fails["daemon"] = "sum-acme-rq.service does not stay up"
+    done = host.rollback()
+    assert done["release"] == first["release"] == host.live
+    (note,) = [note for note in done["notes"] if "does not stay up" in note]
+    assert "the pillar's `processes` are of a later one" in note
 
 
 def test_rollback_of_a_rollback_is_a_deploy(host):

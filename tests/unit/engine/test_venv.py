@@ -487,11 +487,14 @@ def test_build(venv, checkout, builder):
 def test_a_whole_one_is_used_again(venv, checkout, builder, monkeypatch):
     checkout.write(requirements_txt="Django==5.2\n")
     path = acme().path("venvs", checkout.key())
-    there = {f"{path}/.complete"}
+    there = {f"{path}/.complete", f"{path}/bin/gunicorn"}
     exists = os.path.exists
     monkeypatch.setattr(os.path, "exists", lambda name: name in there or exists(name))
     assert build(venv, checkout) == {"path": path, "reused": True}
     assert builder.calls == []
+    # Celery was switched on since: what it needs comes to what is there.
+    assert venv.build(acme(celery={"worker": True}), str(checkout.folder), "r1") == (path, True)
+    assert builder.calls[0][0] == ["/opt/uv", "pip", "install", "--quiet", f"redis=={venv.BROUGHT['redis']}"]
     # A half-built one is not.
     there.clear()
     there.add(path)

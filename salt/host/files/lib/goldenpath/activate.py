@@ -12,8 +12,13 @@ from .errors import Failed
 WORKER_SECONDS = 30
 
 
-def activate(run, release, sha, before, switched=lambda: None):
-    """Start, prove, switch, prove again at the front door, bring Celery along, drain. switched: called at once then."""
+def activate(run, release, sha, before, switched=lambda: None, strict=True):
+    """
+    Start, prove, switch, prove again at the front door, bring Celery and the site's daemons along, drain.
+
+    switched: called at once after the switch. strict: a daemon that does not stay up is a failure; an older release may
+    not know it, and going back to one is not held up by that.
+    """
     site = run.site
     with run.step("start"):
         # What starts the live release at boot: it finds the release through `current`.
@@ -30,7 +35,7 @@ def activate(run, release, sha, before, switched=lambda: None):
         health.front(site, sha)
     with run.step("celery"):
         units.systemctl("start", units.boot(site))
-        _celery(run, release)
+        _celery(run, release, strict)
     # Last: until here going back is one rename.
     with run.step("drain"):
         units.stop(site, [other for other in units.running(site) if other != release])
@@ -53,18 +58,24 @@ def _switch(site, release):
     site.point(release, before if before != release else None)
 
 
-def _celery(run, release):
+def _celery(run, release, strict):
     """Celery on the release that was just switched to: restarted warmly, and a task is really run by the new worker."""
     site = run.site
     since = units.restart_background(site)
+    found = units.background(site) if strict else units.celery(site)
 
     def restarted():
-        units.await_background(site, since)
+        units.await_background(site, since, found)
         return str(units.main_pid(units.worker(site)))
 
+    if not strict and units.further(site):
+        try:
+            units.steady_background(site, since, units.further(site))
+        except Failed as exc:
+            run.notes.append(f"{exc}. Or this release does not know it: the pillar's `processes` are of a later one")
     if not site.celery["worker"]:
-        units.await_background(site, since)
-        units.steady_background(site, since)
+        units.await_background(site, since, found)
+        units.steady_background(site, since, found)
         return
     # What asks the worker is imported while the old one ends its tasks.
     done = manage.program(
@@ -80,7 +91,7 @@ def _celery(run, release):
         )
     if unproven := re.findall("^::unproven (.*)$", done.output, re.MULTILINE):
         run.notes.append(f"no task was sent to the new Celery worker: {text.printable(unproven[0])[:200]}")
-    units.steady_background(site, since)
+    units.steady_background(site, since, found)
 
 
 def switch_back(run, before, release):

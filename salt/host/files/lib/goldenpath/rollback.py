@@ -45,7 +45,7 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
                     word = f"the database is that of {dump}, the one of before is {done['safety']}"
                     this.notes += [*done["notes"], word]
             # From the switch on, also where this is killed: the release that is left is not chosen again.
-            activate.activate(this, target, built["sha"], before, lambda: history.add(site, left))
+            activate.activate(this, target, built["sha"], before, lambda: history.add(site, left), strict=False)
             if exchanged:
                 restore.settle(site)
         except Exception as exc:

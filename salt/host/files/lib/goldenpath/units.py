@@ -151,11 +151,20 @@ def background(site):
     Celery's units, daemons and timers that the site has, in the order in which they are started. Those of a pillar that
     was not applied yet are not there.
     """
-    celery = site.celery
-    found = [
-        f"{site.name}-{unit}.service" for unit, key in (("celery", "worker"), ("celerybeat", "beat")) if celery[key]
+    return celery(site) + further(site)
+
+
+def celery(site):
+    """Celery's units that the site has."""
+    wanted = site.celery
+    return [
+        f"{site.name}-{unit}.service" for unit, key in (("celery", "worker"), ("celerybeat", "beat")) if wanted[key]
     ]
-    return found + [unit for unit in _further(site) if os.path.exists(f"{UNITS}/{unit}")]
+
+
+def further(site):
+    """Its other daemons, and its timers."""
+    return [unit for unit in _further(site) if os.path.exists(f"{UNITS}/{unit}")]
 
 
 def _further(site):
@@ -223,9 +232,13 @@ def restart_background(site):
     return since
 
 
-def await_background(site, since):
-    """Wait until Celery is up; the old ones may take until their stop time-out. Raises Failed."""
-    for unit in background(site):
+def await_background(site, since, found=None):
+    """
+    Wait until what runs beside gunicorn is up; the old ones may take until their stop time-out. Raises Failed.
+
+    found: these units alone.
+    """
+    for unit in background(site) if found is None else found:
         if unit.endswith(".timer"):
             continue
         # Joins the job that restart_background queued, and waits for it.
@@ -233,12 +246,17 @@ def await_background(site, since):
             raise Failed(f"{unit} does not start on the new release. Try: journalctl -u {unit}", journal(unit, since))
 
 
-def steady_background(site, since):
-    """All is still up: a beat that cannot read its schedule ends a moment after its start. Raises Failed."""
-    if site.facts.get("processes"):
+def steady_background(site, since, found=None):
+    """
+    All is still up: a beat that cannot read its schedule ends a moment after its start. Raises Failed.
+
+    found: these units alone.
+    """
+    found = background(site) if found is None else found
+    if any(unit in found for unit in further(site) if unit.endswith(".service")):
         # Nobody asks a daemon whether it works: what cannot work mostly ends by itself.
         time.sleep(max(0.0, since + STEADY - time.time()))
-    for unit in background(site):
+    for unit in found:
         (shown,) = facts(("ActiveState", "NRestarts"), unit)
         if shown.get("ActiveState") != "active" or shown.get("NRestarts", "0") != "0":
             raise Failed(f"{unit} does not stay up on the new release. Try: journalctl -u {unit}", journal(unit, since))

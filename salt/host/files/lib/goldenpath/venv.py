@@ -56,10 +56,7 @@ def build(site, source, release, log=None):
         raise Failed(f"{found.get('key')!r:.80} is no environment's name")
     venv = site.path("venvs", found["key"])
     complete = f"{venv}/.complete"
-    if os.path.exists(complete):
-        return venv, True
-    files.remove_tree(venv)
-    program = uv()
+    program, reused = uv(), os.path.exists(complete)
     env = {
         "UV_CACHE_DIR": site.path("cache/uv"),
         "UV_TOOL_DIR": site.path("cache/tools"),
@@ -80,15 +77,20 @@ def build(site, source, release, log=None):
                 text.tail(done[-1].output),
             )
 
-    install([program, "venv", "--quiet", "--python", found["python"], venv], *_installation(site, found, program, venv))
+    if not reused:
+        files.remove_tree(venv)
+        make = [program, "venv", "--quiet", "--python", found["python"], venv]
+        install(make, *_installation(site, found, program, venv))
+    # Also into one that is there: Celery may have been switched on since.
     brought = [f"{name}=={version}" for name, version in BROUGHT.items() if _brings(site, venv, name)]
-    install(
-        *([[program, "pip", "install", "--quiet", *brought]] if brought else []),
-        # A power cut must not leave the mark and not what it stands for.
-        ["/usr/bin/sync", "--file-system", venv],
-        ["/usr/bin/touch", complete],
-    )
-    return venv, False
+    if brought or not reused:
+        install(
+            *([[program, "pip", "install", "--quiet", *brought]] if brought else []),
+            # A power cut must not leave the mark and not what it stands for.
+            ["/usr/bin/sync", "--file-system", venv],
+            ["/usr/bin/touch", complete],
+        )
+    return venv, reused
 
 
 def _brings(site, venv, name):

@@ -38,6 +38,7 @@ from goldenpath import (
     text,
     units,
     venv,
+    visitor,
 )
 from goldenpath import run as runs
 from goldenpath import site as sites
@@ -68,7 +69,7 @@ class Host:
         self.front = None
         self.caddy = True
         self.postgres = True
-        self.pending, self.operations, self.daemons = False, [], []
+        self.pending, self.operations, self.daemons, self.remarks = False, [], [], []
         self.migrations = ["pages.0001_initial"]
         self.packages = ["bin/gunicorn", "bin/celery", "lib/python3.11/site-packages/redis/__init__.py"]
         self.checkout = ["manage.py"]
@@ -94,6 +95,7 @@ class Host:
             (source, "fetch"): self.fetch,
             (source, "checkout"): self.check_out,
             (venv, "build"): self.build,
+            (visitor, "remarks"): lambda site: list(self.remarks),
             (manage, "run"): self.manage,
             (manage, "program"): self.program,
             (postgres, "size"): self.size,
@@ -486,6 +488,12 @@ def test_settings_that_do_not_import(host):
         {"check": "x", "collectstatic": "Traceback:\nModuleNotFoundError: No module named 'acme.settings'"}
     )
     assert "failed: ModuleNotFoundError: No module named 'acme.settings'." in host.refused(host.deploy)
+
+
+def test_what_visitors_meet_is_a_note(host):
+    host.remarks = ["https://www.acme.example/health/ answered 400"]
+    done = host.deploy()
+    assert done["outcome"] == "live" and host.remarks[0] in done["notes"]
 
 
 def test_a_site_without_staticfiles(host):

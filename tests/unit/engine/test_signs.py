@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from goldenpath import health, lock, postgres, redis_gate, signs, units
+from goldenpath import health, lock, postgres, redis_gate, signs, units, visitor
 from goldenpath import host as hosts
 from goldenpath import site as sites
 from goldenpath.errors import Failed
@@ -27,13 +27,14 @@ def well(site, paths, monkeypatch, tmp_path):
     os.makedirs(hosts.SITES)
     pathlib.Path(hosts.SITES, f"{SLUG}.json").write_text(json.dumps({"slug": SLUG, "domains": ["acme.example"]}))
     state = SimpleNamespace(
-        pong=lambda slug: "PONG", own=[], answer={"status": "ok", "message": ""}, unsettled=[], disk=(50, 50),
+        pong=lambda slug: "PONG", own=[], answer={"status": "ok", "message": ""}, unsettled=[], disk=(50, 50), names=[],
         site=site,
     )  # fmt: skip
     monkeypatch.setattr(redis_gate, "own", lambda: state.own)
     monkeypatch.setattr(redis_gate, "answer", lambda *_, slug=None, **__: state.pong(slug))
     monkeypatch.setattr(postgres, "sql", lambda *_, **__: state.postgres() if hasattr(state, "postgres") else "1")
     monkeypatch.setattr(health, "ask", lambda *_, **__: state.answer)
+    monkeypatch.setattr(visitor, "names", lambda site: list(state.names))
     monkeypatch.setattr(units, "unsettled", lambda site: state.unsettled)
     monkeypatch.setattr(signs, "AGAIN_SECONDS", 0)
     monkeypatch.setattr(signs, "REBOOT", str(tmp_path / "reboot"))
@@ -197,3 +198,17 @@ def test_a_certificate_that_was_not_renewed(door, begin, end, left):
 def test_a_door_that_nobody_opens_is_told_by_the_health_of_the_site(well, monkeypatch):
     monkeypatch.setattr(health, "FRONT", ("127.0.0.1", 1))
     assert signs.slow(sites.every()) == []
+
+
+def test_another_name_of_the_site_that_nobody_serves(well):
+    well.names = ["https://www.acme.example/health/ answered 400. Try: its DNS"]
+    (found,) = signs.now([well.site])
+    assert found.startswith("On web1, https://www.acme.example/health/ answered 400")
+
+
+def test_a_page_that_a_killed_deploy_left_up(well):
+    pathlib.Path(well.site.path("maintenance")).write_text("deploy")
+    (found,) = signs.now([well.site])
+    assert f"The maintenance page of {SLUG} on web1 is up" in found
+    pathlib.Path(well.site.path("maintenance")).write_text("operator")
+    assert list(signs.now([well.site])) == []

@@ -5,7 +5,7 @@ import os
 import re
 import time
 
-from . import files, health, manage, redis_move, text, units
+from . import files, health, manage, redis_move, text, units, visitor
 from . import site as sites
 from .errors import Failed
 
@@ -33,6 +33,8 @@ def activate(run, release, sha, before, switched=lambda: None, strict=True):
         switched()
     with run.step("front door"):
         health.front(site, sha)
+        if strict:
+            run.notes += visitor.remarks(site)
     with run.step("celery"):
         units.systemctl("start", units.boot(site))
         _celery(run, release, strict)

@@ -32,7 +32,7 @@ FRONT_SECONDS = 10
 FRONT_TRIES = 10
 
 
-class _Fault(Exception):
+class Fault(Exception):
     """The site could not be asked, or its answer not be read: why, as part of a sentence."""
 
 
@@ -97,7 +97,7 @@ def ask(site, release=None, front=False, timeout=ANSWER_SECONDS, path=None, veri
     try:
         path = path or site.facts.get("health") or "/health/"
         if not re.fullmatch(r"/[!-~]*", path):
-            raise _Fault(f"{_shown(path)} is no path")
+            raise Fault(f"{_shown(path)} is no path")
         place, connect = _door(site, verify) if front else _socket(site, release)
         code, headers, body = _get(place, connect, _request(site.domain, path, front), timeout)
         found["code"] = code
@@ -106,9 +106,19 @@ def ask(site, release=None, front=False, timeout=ANSWER_SECONDS, path=None, veri
             found["body"] = parsed
         if isinstance(parsed, dict) and isinstance(parsed.get("git_sha"), str):
             found["git_sha"] = parsed["git_sha"]
-    except _Fault as fault:
+    except Fault as fault:
         found["message"] = str(fault)
     return found
+
+
+def visit(site, path, domain=None, timeout=ANSWER_SECONDS):
+    """
+    Ask the front door for a page. domain: another name of the site than its first. Returns status, headers and body.
+    Raises Fault where there is no answer.
+    """
+    domain = domain or site.domain
+    place, connect = _door(site, True, domain)
+    return _get(place, connect, _request(domain, path, True), timeout)
 
 
 def prove(site, release, which="The new release", since=0):
@@ -174,8 +184,9 @@ def _request(domain, path, front):
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _door(site, verify):
-    """The front door's name for messages, and how to connect to it."""
+def _door(site, verify, domain=None):
+    """The front door's name for messages, and how to connect to it. domain: another name than the site's first."""
+    domain = domain or site.domain
     context = ssl.create_default_context()
     if not verify or site.facts.get("tls") == "internal":  # signed by Caddy's own authority, which nobody else knows
         context.check_hostname = False
@@ -184,9 +195,9 @@ def _door(site, verify):
     def connect(seconds):
         plain = socket.create_connection(FRONT, timeout=seconds)
         with _closed_on_error(plain):
-            return context.wrap_socket(plain, server_hostname=site.domain)
+            return context.wrap_socket(plain, server_hostname=domain)
 
-    return f"https://{site.domain}", connect
+    return f"https://{domain}", connect
 
 
 def _socket(site, release):
@@ -219,23 +230,23 @@ def _get(place, connect, request, timeout):
         data = _exchange(connect, request, time.monotonic() + timeout)
         answer = _parse(data)
     except TimeoutError:
-        raise _Fault(f"no answer from {place} within {timeout:g} s") from None
+        raise Fault(f"no answer from {place} within {timeout:g} s") from None
     except FileNotFoundError:
-        raise _Fault(f"there is no socket at {place}") from None
+        raise Fault(f"there is no socket at {place}") from None
     except ConnectionRefusedError:
-        raise _Fault(f"connection refused on {place}") from None
+        raise Fault(f"connection refused on {place}") from None
     except ssl.SSLCertVerificationError as exc:
-        raise _Fault(f"the certificate of {place} is not valid: {exc.verify_message}") from None
+        raise Fault(f"the certificate of {place} is not valid: {exc.verify_message}") from None
     except ssl.SSLError as exc:
-        raise _Fault(f"TLS with {place} failed: {exc.reason or exc}") from None
+        raise Fault(f"TLS with {place} failed: {exc.reason or exc}") from None
     except OSError as exc:
-        raise _Fault(f"{exc.strerror or exc} on {place}") from None
+        raise Fault(f"{exc.strerror or exc} on {place}") from None
     except http.client.HTTPException:
-        raise _Fault(f"{place} did not answer in HTTP: {_shown(data)}") from None
+        raise Fault(f"{place} did not answer in HTTP: {_shown(data)}") from None
     if answer is None and data:
-        raise _Fault(f"{place} did not answer in HTTP: {_shown(data)}")
+        raise Fault(f"{place} did not answer in HTTP: {_shown(data)}")
     if answer is None:
-        raise _Fault(f"{place} closed the connection without an answer")
+        raise Fault(f"{place} closed the connection without an answer")
     return answer
 
 

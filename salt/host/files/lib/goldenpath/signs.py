@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 
-from . import health, host, lock, postgres, process, redis_gate, text, units
+from . import health, host, lock, postgres, process, redis_gate, text, units, visitor
 from .errors import Failed
 from .site import OURS
 
@@ -85,6 +85,9 @@ def _site(site):
             break
         if not turn:
             time.sleep(AGAIN_SECONDS)
+    if answer["status"] in ("ok", "degraded"):
+        for sentence in visitor.names(site):
+            yield f"On {host.name()}, {sentence}"
     if answer["status"] == "degraded":
         yield f"{site.slug} on {host.name()} is degraded: {answer['message']}. Try: goldenpath health {site.slug}"
     elif answer["status"] != "ok" and not site.maintenance() and not lock.held(site):

@@ -104,6 +104,19 @@ def test_a_sites_packages_fail_that_site_alone():
     assert "libmagic1" not in installed["base-packages"]["pkgs"]
 
 
+def test_processes_and_schedules_are_units_of_their_site():
+    chunks = {chunk["__id__"]: chunk for chunk in highstate("debian-13", "two-sites").chunks}
+    names = {chunks[id_]["name"].rpartition("/")[2] for id_ in chunks if re.match("site-(process|schedule)-", id_)}
+    assert names == {"sum-b-2-rq.service", "sum-b-2-nightly.service", "sum-b-2-nightly.timer"}
+    shown = rendering(
+        (TREE / "site/files/process.service").read_text(), chunks["site-process-service-b-2-rq"]["context"]
+    )
+    assert "Restart=always" in shown and "WantedBy=multi-user.target" in shown
+    nightly = chunks["site-process-service-b-2-nightly"]["context"]
+    shown = rendering((TREE / "site/files/process.service").read_text(), nightly)
+    assert "Type=oneshot" in shown and "WantedBy" not in shown and "TimeoutStartSec=3600" in shown
+
+
 def test_the_time_daemon_of_the_host_stays():
     packages = highstate("debian-13", "example").high["base-packages"]["pkg"]
     (names,) = (item["pkgs"] for item in packages if isinstance(item, dict) and "pkgs" in item)

@@ -35,6 +35,23 @@ def test_one_value_changes_and_no_other_line():
     assert changed.startswith("# Managed by Golden Path\n")
 
 
+def test_a_value_changes_under_all_its_names():
+    """As the key of Django, which a site may read by a name of its own."""
+    text = env.dump(
+        {"DJANGO_SECRET_KEY": "old", "SECRET_KEY": "old", "APP_SECRET": "old", "OTHER": "older", "NONE": ""}
+    )
+    changed = env.load(env.with_value(text, "DJANGO_SECRET_KEY", "new"))
+    assert changed == {
+        "DJANGO_SECRET_KEY": "new",
+        "SECRET_KEY": "new",
+        "APP_SECRET": "new",
+        "OTHER": "older",
+        "NONE": "",
+    }
+    # Of an empty one nothing is known.
+    assert env.load(env.with_value(env.dump({"A": "", "B": ""}), "A", "x")) == {"A": "x", "B": ""}
+
+
 def test_no_file_has_no_variables(tmp_path):
     assert env.read(str(tmp_path / "none")) == {}
 

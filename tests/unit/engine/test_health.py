@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 from goldenpath import health
@@ -128,6 +129,24 @@ def test_redirects_are_told_and_not_followed(ask, place, why):
     assert "/health/ redirects (301) to" in answer["message"]
     assert why in answer["message"]
     assert len(REQUESTS) == 1
+
+
+def test_a_site_that_imports_for_long_is_waited_for(tmp_path, monkeypatch):
+    """Its workers answer nobody while they import: that is no bad answer, however often it is asked."""
+    answers = iter(["unreachable"] * 8 + ["ok"] * health.GOOD_ANSWERS)
+    clock = SimpleNamespace(now=0.0)
+    clock.time = lambda: clock.now
+    clock.sleep = lambda seconds: None
+
+    def slow(site, release):
+        clock.now += health.ANSWER_SECONDS
+        return {"status": next(answers), "message": "no answer within 5 s"}
+
+    monkeypatch.setattr(health, "time", clock)
+    monkeypatch.setattr(health, "ask", slow)
+    monkeypatch.setattr(health.units, "restarts", lambda site, release: 0)
+    health.prove(acme(tmp_path), "r")
+    assert next(answers, None) is None
 
 
 @pytest.mark.parametrize("place", ["/login/?next=/health/", "/en-gb/", "https://acme.example/de/"])

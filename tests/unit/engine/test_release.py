@@ -790,6 +790,14 @@ def test_a_database_half_exchanged_is_healed_first(host):
     assert f"{SLUG} was put back" in host.deploy()["notes"]
 
 
+@pytest.mark.parametrize(("who", "stays"), [("deploy", False), ("operator", True)])
+def test_the_page_that_a_killed_deploy_left_up_goes(host, who, stays):
+    host.deploy()
+    (host.folder / "maintenance").write_text(who)
+    host.clean()
+    assert (host.folder / "maintenance").exists() is stays
+
+
 def test_what_a_killed_deploy_left_is_removed(host):
     live = host.deploy()["release"]
     left = host.folder / "releases/20260101T000000-deadbeef"
@@ -1338,6 +1346,16 @@ def test_a_deploy_moves_keys_too(host, changed, moving):
 def test_a_deploy_proves_a_changed_environment_too(host, changed):
     host.deploy()
     assert not (host.folder / ".env.before").exists() and settle.unsettled(host.it) == []
+
+
+def test_units_that_the_pillar_names_no_more_are_removed(host, monkeypatch):
+    host.deploy()
+    Systemd(host)
+    gone = []
+    monkeypatch.setattr(units, "stray", lambda site: [] if gone else ["sum-acme-old.service"])
+    monkeypatch.setattr(units, "remove", gone.extend)
+    assert "remove sum-acme-old.service" in settle.unsettled(host.it)
+    assert "remove sum-acme-old.service" in settle.settle(host.it) and gone == ["sum-acme-old.service"]
 
 
 def test_settle(host):

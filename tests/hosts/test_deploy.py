@@ -32,7 +32,8 @@ BROKEN = {
         {"requirements.txt": "no-such-distribution-anywhere==1.0\n"},
         "The requirements in requirements.txt cannot be installed",
     ),
-    "no-gunicorn": ({"requirements.txt": "django\nredis\ncelery\n"}, "installs no gunicorn"),
+    "no-celery": ({"requirements.txt": "django\npsycopg[binary]\n"}, "has no celery, and the pillar asks for a worker"),
+    "no-driver": ({"requirements.txt": "django\nredis\ncelery\n"}, "Error loading psycopg2 or psycopg module"),
     "settings": (
         {"example_site/settings/production.py": "import nothing_of_that_name\n"},
         "No module named 'nothing_of_that_name'",

@@ -232,6 +232,8 @@ class Sites:
         )
         self.pillar = {
             **world.pillar,
+            # The host is shared: another test's repository is gone by now.
+            "backup": {},
             "sites": {
                 **world.pillar["sites"],
                 "shop": site("shop", "shop.example", (2, 3), repo="/srv/git/shop.git", directory="backend"),

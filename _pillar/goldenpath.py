@@ -34,7 +34,7 @@ _NO_SWITCH = "Redis is required on every host and no key turns it off"
 _OFF = ("", "off", "no", "none", "null", "false", "disabled", "absent")
 
 # Set by the tree itself: a second value would break the site or, worse, half of it.
-_OWN_VARIABLES = re.compile(
+OWN_VARIABLES = re.compile(
     r"DJANGO_(SETTINGS_MODULE|STATIC_ROOT|MEDIA_ROOT|DB_.*)|SITE_DOMAIN"
     r"|GIT_SHA|RELEASE|APP_DIR|PROJECT|VENV|VIRTUAL_ENV"
     r"|PATH|PYTHON(PATH|HOME|STARTUP)|LD_.*|HOME|USER|LOGNAME|SHELL|PWD"
@@ -748,7 +748,7 @@ _url_path = _matching(r"/(?!/)[A-Za-z0-9._~=:@%/?&+,-]{0,199}", "is not a path o
 def _variable(name):
     if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
         raise ValueError("is not a name for an environment variable", "use letters, digits and underscores")
-    if _OWN_VARIABLES.fullmatch(name.upper()):
+    if OWN_VARIABLES.fullmatch(name.upper()):
         raise ValueError("is set by Golden Path itself", "remove it here")
     if name in ("DJANGO_SECRET_KEY", "SECRET_KEY"):
         raise ValueError("is a secret", "move it to secrets, or remove it and the host makes one")

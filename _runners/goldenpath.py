@@ -311,7 +311,7 @@ def inspect(repo, ref=None, slug=None, domain=None):
 
         salt-run goldenpath.inspect https://git.example/acme.git v1.4.2 domain=acme.example
     """
-    tools = runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / "_controller" / "inspection.py"))
+    tools = runpy.run_path(str(pathlib.Path(__file__).resolve().with_name("inspection.py")))
     repo = str(repo)
     name = re.sub(r"[^a-z0-9]+", "-", repo.rstrip("/").rpartition("/")[2].removesuffix(".git").lower()).strip("-")[:28]
     slug = slug or name or "site"

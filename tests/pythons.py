@@ -5,32 +5,21 @@ Hosts have 3.10 (Ubuntu 22.04) to 3.14 (Ubuntu 26.04), and the controller one of
 tests and not installed for them; the example's pillar comes as a file.
 """
 
-import glob
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 
 from tests.conftest import ROOT, example_pillar
+from tests.interpreters import interpreter
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 # Half a minute of a real Postgres, which no Python changes: under the newest of hosts', and under the controller's.
 SLOW, SLOW_UNDER = "tests/unit/engine/test_real_postgres.py", "3.13"
 HOME = ROOT / ".salt/pythons"
 NEEDS = ("pytest", "pytest-timeout")
-
-
-def interpreter(version):
-    """A Python of this version that starts, or None: one on the PATH, or one of pyenv's."""
-    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-    found = [shutil.which(f"python{version}"), *sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))]
-    for each in filter(None, found):
-        if subprocess.run([each, "-c", ""], capture_output=True, check=False).returncode == 0:
-            return each
-    return None
 
 
 def equipped(version, python):

@@ -355,12 +355,7 @@ class Fleet(Upgraded):
 
     def tasks(self, slug):
         """What became of a site's tasks: (jobs, waiting, repeated)."""
-        told = json.loads(
-            self.sh(
-                f"curl -sfk --max-time 60 --resolve {self.domain(slug)}:443:127.0.0.1 "
-                f"https://{self.domain(slug)}/tasks/"
-            )
-        )
+        told = json.loads(self.ask("/tasks/", domain=self.domain(slug))[1])
         return told["jobs"], told["waiting"], told["repeated"]
 
 

@@ -1,6 +1,5 @@
 """A release's virtual environment: which releases share one, where the requirements lie, how it is built."""
 
-import glob
 import hashlib
 import json
 import os
@@ -17,6 +16,8 @@ from goldenpath import venv as module
 from goldenpath.errors import Failed
 from goldenpath.site import Site
 from goldenpath.site_programs import requirements
+
+from tests.interpreters import interpreter
 
 SLUG = "no-such-site"
 # Of the machine: the sandbox has its Python.
@@ -323,13 +324,6 @@ def real_uv(venv, tmp_path, monkeypatch):
     monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", venv.PYTHONS)
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     return uv
-
-
-def interpreter(version):
-    """A Python of this machine that starts, or None: one on the PATH, or one of pyenv's."""
-    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-    found = [shutil.which(f"python{version}"), *sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))]
-    return next((each for each in found if each and not subprocess.run([each, "-c", ""], check=False).returncode), None)
 
 
 def published(folder, python):

@@ -399,3 +399,46 @@ def test_command_line(tmp_path, listen, roster, out, exposed):
         assert f"web1: 127.0.0.1  {ssh}" in done.stdout
         assert ("MUST BE CLOSED" in done.stdout) is exposed
         assert ("web1: web1 answers from outside on port" in done.stdout) is exposed
+
+
+# inspect
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Somebody's repository, with a hook that must not run."""
+    folder = tmp_path / "Acme_Shop"
+    (folder / "config").mkdir(parents=True)
+    (folder / "manage.py").write_text('os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")\n')
+    (folder / "config/settings.py").write_text("INSTALLED_APPS = []\n")
+    (folder / "config/wsgi.py").write_text("")
+    (folder / "requirements.txt").write_text("psycopg==3.3.9\n")
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example"]
+    for words in (["init", "--quiet", "--initial-branch=live"], ["add", "."], ["commit", "--quiet", "-m", "x"],
+                  ["tag", "v1"]):  # fmt: skip
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    return folder
+
+
+def test_inspect_reads_a_folder_and_a_repository(project):
+    assert goldenpath.inspect(str(project)).startswith("acme-shop:\n  domains: [acme-shop.example]\n  repo: CHOOSE\n")
+    told = goldenpath.inspect(f"file://{project}", slug="shop", domain="shop.example")
+    assert told.startswith(f"shop:\n  domains: [shop.example]\n  repo: file://{project}\n  ref: live\n")
+    assert "  ref: v1\n" in goldenpath.inspect(f"file://{project}", "v1")
+
+
+@pytest.mark.parametrize(
+    ("repo", "ref", "said"),
+    [
+        ("file:///nonexistent.git", None, "cannot be read: fatal: "),
+        ("file://{project}", "v9", "cannot be read: fatal: "),
+        ("--upload-pack=touch {project}/ran", None, "is no repository"),
+        ("file://{project}", "--upload-pack=touch {project}/ran", "is no repository"),
+        ("ext::touch {project}/ran", None, "cannot be read: fatal: "),
+        ("{project}/config", None, "has no manage.py. Try: "),
+    ],
+)
+def test_inspect_says_why_not(project, repo, ref, said):
+    found = goldenpath.inspect(repo.format(project=project), ref and ref.format(project=project))
+    assert found["retcode"] == 1 and len(found["faults"]) == 1 and said in found["faults"][0]
+    assert not (project / "ran").exists()

@@ -16,9 +16,8 @@ def judged(site, release, output):
 
     Returns remarks. Raises Failed for data that would go with the release.
     """
-    found = re.findall(r"^::settings (.*)$", output, re.MULTILINE)
     try:
-        told = json.loads(found[-1]) if found else {}
+        told = _told(output, "settings", {})
         databases, uploads = dict(told.get("databases", {})), list(told.get("uploads", []))
     except (ValueError, TypeError, AttributeError):
         return []
@@ -48,11 +47,16 @@ def judged(site, release, output):
 
 def pending(output):
     """What ``run_manage.py`` told of the pending migrations: a list of [migration, what, whether that is sure]."""
-    found = re.findall(r"^::pending (.*)$", output, re.MULTILINE)
     try:
-        return [[str(name), str(what), hard is True] for name, what, hard in json.loads(found[-1])] if found else []
+        return [[str(name), str(what), hard is True] for name, what, hard in _told(output, "pending", [])]
     except (ValueError, TypeError):
         return []
+
+
+def _told(output, word, otherwise):
+    """The last thing that ``run_manage.py`` told by this word. Raises ValueError for what is no JSON."""
+    found = re.findall(rf"^::{word} (.*)$", output, re.MULTILINE)
+    return json.loads(found[-1]) if found else otherwise
 
 
 def _remarks(site, told):

@@ -50,14 +50,14 @@ def deploy(site, ref=None, who="unknown", wait=0):
                 record["environment"] = "reused" if steps.environment(this, release, ref, sha) else "built"
             if site.facts.get("build"):
                 with this.step("build"):
-                    steps.build(this, release)
+                    steps.commands(this, release, "build")
             with this.step("static"):
                 pending = steps.static(this, release)
             if pending:
                 steps.migrations(this, release, record)
             if site.facts.get("release"):
                 with this.step("release"):
-                    steps.released(this, release)
+                    steps.commands(this, release, "release")
             activate.activate(this, release, sha, before)
         except Exception as exc:
             raise _failed(this, record, before, exc) from exc

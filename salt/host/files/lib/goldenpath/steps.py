@@ -138,15 +138,9 @@ def environment(run, release, ref, sha):
     return reused
 
 
-def build(run, release):
-    """The site's own commands of a build."""
-    for line in run.site.facts.get("build", []):
-        manage.command(run.site, release, line, COMMAND_SECONDS)
-
-
-def released(run, release):
-    """The site's own commands of a release, on the database that is migrated by now."""
-    for line in run.site.facts.get("release", []):
+def commands(run, release, kind):
+    """The site's own commands. kind: ``build``, or ``release``, on the database that is migrated by now."""
+    for line in run.site.facts.get(kind, []):
         manage.command(run.site, release, line, COMMAND_SECONDS)
 
 

@@ -5,16 +5,16 @@ choose. Pure: it opens files below one folder. ``salt-run goldenpath.inspect`` f
 
 import ast
 import json
+import os
 import pathlib
 import re
+import runpy
 
-# What the tree gives every site: docs/pillar.md.
-GIVEN = {
-    "DJANGO_SETTINGS_MODULE", "DJANGO_SECRET_KEY", "SECRET_KEY", "ALLOWED_HOSTS", "DJANGO_ALLOWED_HOSTS", "SITE_DOMAIN",
-    "CSRF_TRUSTED_ORIGINS", "DJANGO_CSRF_TRUSTED_ORIGINS", "DATABASE_URL", "DJANGO_DB_NAME", "DJANGO_DB_USER",
-    "DJANGO_DB_PASSWORD", "DJANGO_DB_HOST", "DJANGO_DB_PORT", "DJANGO_STATIC_ROOT", "DJANGO_MEDIA_ROOT", "REDIS_URL",
-    "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "GIT_SHA", "RELEASE",
-}  # fmt: skip
+_TREE = pathlib.Path(__file__).resolve().parent.parent
+# What the host itself makes of a checkout: where its requirements are looked for, which Python they want.
+_REQUIREMENTS = _TREE / "salt/host/files/lib/goldenpath/site_programs/requirements.py"
+# Which variables the tree gives every site.
+_JUDGE = _TREE / "_pillar/goldenpath.py"
 # Names of a site's own that mean what the tree gives by another.
 MEANS = (
     (r"(DB|DATABASE|POSTGRES|PG)_?(NAME|DB|DATABASE)|PGDATABASE", "DJANGO_DB_NAME"),
@@ -26,9 +26,6 @@ MEANS = (
     (r"(CELERY_)?BROKER_URL", "CELERY_BROKER_URL"),
 )  # fmt: skip
 SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|_KEY$|_DSN$|CREDENTIAL", re.IGNORECASE)
-# Where a lock or a list of requirements is looked for, as the host does.
-FORMS = ("requirements.txt", "uv.lock", "poetry.lock", "pylock.toml", "Pipfile.lock", "requirements/production.txt",
-         "requirements/prod.txt", "pyproject.toml")  # fmt: skip
 # What some requirements need from the distribution, where no wheel is made of them.
 PACKAGES = (
     (r"^psycopg2\b(?!-binary)|psycopg\[c\]|^psycopg-c\b", ["build-essential", "python3-dev", "libpq-dev"]),
@@ -53,8 +50,7 @@ _NAMED = 12
 
 
 def __virtual__():
-    # It lies beside what Salt loads as grains, and has none.
-    return False, "it is no grain"
+    return False, "goldenpath.inspect runs it"
 
 
 class Nothing(Exception):
@@ -65,8 +61,18 @@ def inspect(folder, slug="site", domain="site.example", repo="", ref="main"):
     """
     Read a checkout.
 
-    folder: where it lies. slug, domain, repo, ref: what the block says of them. Returns the block's text. Raises
-    Nothing.
+    :param folder: where it lies.
+    :param slug: what the block calls the site.
+    :param domain: its first name.
+    :param repo: its repository, as the host reads it.
+    :param ref: a tag or a branch.
+    :return: str, the block. Raises Nothing where there is no Django project.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run goldenpath.inspect https://git.example/acme.git
     """
     top = pathlib.Path(folder)
     files = sorted(_files(top), key=lambda path: (len(path.parts), path))
@@ -144,10 +150,14 @@ def _wsgi(found, base, files):
 
 def _needs(found, top, base):
     """The names of all requirements, as far as files say them."""
-    form = next((name for name in FORMS for place in (base, top) if (place / name).is_file()), None)
-    if form is None:
+    tools = runpy.run_path(str(_REQUIREMENTS))
+    try:
+        _, path, form = tools["find"](str(top), found["directory"], "auto")
+        found["form"] = next(name for name, _ in tools["FORMS"] if path.endswith(os.sep + name))
+        found["python"] = tools["wanted_python"](str(top), path, "auto")
+    except tools["Wrong"]:
+        form, found["form"], found["python"] = None, None, ""
         found["notes"].append("requirements: there is none of the usual files; write one, or name it")
-    found["form"] = form
     lists = [
         path for place in {base, top} for path in (*place.glob("requirements*/*.txt"), *place.glob("requirements*.txt"))
     ]
@@ -156,15 +166,13 @@ def _needs(found, top, base):
     whole = "\n".join(texts)
     names = set(re.findall(r"""^\s*["']?([A-Za-z][A-Za-z0-9._-]*(?:\[[^\]]*\])?)\s*(?:[=<>~!;,"'#@]|$)""", whole, re.M))
     names = {re.sub(r"[._]+", "-", name).lower() for name in names}
-    python = re.search(r"""^requires-python\s*=\s*["']([^"']*)""", whole, re.M)
-    found["python"] = python[1] if python else ""
     groups = re.search(r"^\[dependency-groups\]\n(.*?)(?=^\[|\Z)", _read(top / "pyproject.toml"), re.M | re.S)
     known = re.findall(r"^([\w-]+)\s*=", groups[1], re.M) if groups else []
     extras = re.search(
         r"^\[project\.optional-dependencies\]\n(.*?)(?=^\[|\Z)", _read(top / "pyproject.toml"), re.M | re.S
     )
     offered = re.findall(r"^([\w-]+)\s*=", extras[1], re.M) if extras else []
-    locked = form in ("uv.lock", "poetry.lock", "pyproject.toml", "Pipfile.lock")
+    locked = form in tools["WITH_GROUPS"]
     found["groups"] = [name for name in known if name in ("prod", "production", "deploy", "server")] if locked else []
     found["extras"] = [name for name in offered if name in ("prod", "production", "postgres", "postgresql", "psycopg")]
     found["extras"] = found["extras"] if locked else []
@@ -244,20 +252,20 @@ def _variables(found):
             default = default or name in asked
             if name:
                 reads[name] = reads.get(name, True) and default
+    judge = runpy.run_path(str(_JUDGE))
+    given = {name for name in reads if judge["OWN_VARIABLES"].fullmatch(name) or name in judge["USUAL"]}
+    reads = {name: default for name, default in reads.items() if name not in given | {"DJANGO_SECRET_KEY"}}
     found["env_names"] = {}
-    for name in sorted(set(reads) - GIVEN):
+    for name in sorted(reads):
         meant = next((given for pattern, given in MEANS if re.fullmatch(pattern, name)), None)
         if meant:
             found["env_names"][name] = meant
-    missing = sorted(
-        name for name, default in reads.items() if not default and name not in GIVEN | set(found["env_names"])
-    )
+    missing = sorted(name for name, default in reads.items() if not default and name not in found["env_names"])
     found["secrets"] = [name for name in missing if SECRET.search(name)]
     found["env"] = [name for name in missing if name not in found["secrets"]]
     if re.search(r"""REDIS_URL["']?\]?\)?\s*\+|\{REDIS_URL\}/""", found["text"]):
         found["appends"] = True
-    found["optional"] = sorted(name for name, default in reads.items()
-                               if default and name not in GIVEN | set(found["env_names"]))  # fmt: skip
+    found["optional"] = sorted(name for name, default in reads.items() if default and name not in found["env_names"])
 
 
 def _variable(node):

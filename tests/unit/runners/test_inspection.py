@@ -5,8 +5,8 @@ import pathlib
 import pytest
 import yaml
 
-from _controller import inspection
 from _pillar import goldenpath
+from _runners import inspection
 from tests.conftest import ROOT
 
 MANAGE = 'import os\nos.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.local")\n'

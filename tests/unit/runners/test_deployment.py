@@ -201,3 +201,12 @@ def test_a_minion_that_does_not_take_them_is_named(planner, monkeypatch):
 def test_only_on_a_controller(load):
     assert load("_modules/deployment.py", opts={"ext_pillar": []}).__virtual__() is True
     assert load("_modules/deployment.py", opts={"id": "web1"}).__virtual__()[0] is False
+
+
+def test_what_a_deploy_may_say_of_migrations(planner):
+    module = planner()
+    for word in ("refuse", "maintenance", "accept"):
+        assert module.plan("deploy", {"migrations": word})["errors"] == []
+    assert module.plan("deploy", {"migrations": "ignore"})["errors"] == [
+        "migrations: is none of refuse, maintenance, accept. Try: one of them, or leave the key out"
+    ]

@@ -58,8 +58,8 @@ demo-down: ## remove the demo host
 	@test -x $(BIN)/python || { echo 'There is no demo host. Try: make demo'; exit 1; }
 	@$(ROOT)/python -m lab.demo down
 
-bench: setup lab ## measurements as JSON lines: min, median, max of 3
-	@$(ROOT)/python -m lab.bench
+bench: setup lab ## measurements as JSON lines: min, median, max of 3; AGAINST=COMMIT: both in turn, five pairs
+	@$(ROOT)/python -m $(if $(AGAINST),lab.against $(AGAINST),lab.bench)
 
 trial-upgrade: setup lab ## a host of an old commit is taken over by this checkout while visitors ask
 	@$(ROOT)/pytest -q -x -p no:cacheprovider tests/trials/test_upgrade.py

@@ -252,8 +252,8 @@ def _variables(found):
             default = default or name in asked
             if name:
                 reads[name] = reads.get(name, True) and default
-    judge = runpy.run_path(str(_JUDGE))
-    given = {name for name in reads if judge["OWN_VARIABLES"].fullmatch(name) or name in judge["USUAL"]}
+    formats = runpy.run_path(str(_JUDGE))["cross"].formats
+    given = {name for name in reads if formats.OWN_VARIABLES.fullmatch(name) or name in formats.USUAL}
     reads = {name: default for name, default in reads.items() if name not in given | {"DJANGO_SECRET_KEY"}}
     found["env_names"] = {}
     for name in sorted(reads):

@@ -10,7 +10,7 @@ import sys
 
 from . import supervisor
 from .common import LabError, run, unwind_on_signals
-from .host import Lab
+from .machine import Lab
 
 # The command that shows that a package is there.
 NEEDED = {

@@ -1,8 +1,7 @@
-"""The lab and its hosts, as code uses them."""
+"""One host of the lab, as code uses it."""
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import re
@@ -13,21 +12,18 @@ import subprocess
 import sys
 import time
 
-from . import base, network, supervisor
+from . import keys, network, supervisor
 from .common import (
     HOSTS,
     KEY,
     KNOWN_HOSTS,
-    STATE,
     LabError,
     alive,
-    filesystem,
     is_locked,
     read_json,
     run,
     state_lock,
     wait_for,
-    write,
 )
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -57,123 +53,6 @@ class CommandFailed(LabError):
         self.returncode, self.stdout, self.stderr = done.returncode, done.stdout, done.stderr
         said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-12:]
         super().__init__("\n  ".join([f"{host}: `{_shown(command)}` failed ({done.returncode}):", *said]))
-
-
-class Lab:
-    """The machine's hosts. As a context manager it takes down those that it brought up."""
-
-    def __init__(self, say=lambda line: None):
-        if os.geteuid():
-            raise LabError("The lab needs root. Try: sudo python3 -m lab list")
-        self._say = say
-        self._made = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        with contextlib.ExitStack() as stack:
-            # All of them, also when one does not go; the first failure is raised in the end.
-            for host in self._made:
-                stack.callback(host.down)
-
-    def up(self, name, release="bookworm"):
-        """Make a host and boot it.
-
-        name
-            lower-case letters, digits and hyphens, at most 32 (str)
-        release
-            bullseye, bookworm, trixie or forky, or its number (str)
-
-        Returns the Host, with ssh ready. Raises LabError when the name is taken or it does not boot.
-        """
-        check_name(name)
-        network.resolv_conf()  # before the minutes that a base root takes: without a resolver a host is of no use
-        root = base.ensure(base.release_name(release), self._say)
-        return self._make(name, {"release": base.release_name(release), "base": str(root)})
-
-    def clone(self, source, name):
-        """Make a host with a copy of another one's disk, and boot it. Name, addresses and identity are its own.
-
-        source
-            a host that is off (Host)
-        name
-            the new host's (str)
-
-        Returns the new Host, with ssh ready. Raises LabError as `up`, and when the other one runs.
-        """
-        check_name(name)
-        record = source._record
-        with source._off():
-            return self._make(
-                name,
-                {"release": record["release"], "base": record["base"]},
-                lambda disk: run("cp", "--archive", "--reflink=auto", source._folder / "disk/upper", disk / "upper"),
-            )
-
-    def _make(self, name, record, fill=lambda disk: None):
-        folder = HOSTS / name
-        with state_lock():
-            if folder.exists():
-                raise LabError(f"Host {name} exists. Try: python -m lab down {name}")
-            folder.mkdir(parents=True, mode=0o755)
-            record = {"name": name, **record}
-            host = Host(name)
-            try:
-                record.update(network.allocate())
-                write(folder / "host.json", json.dumps(record, indent=2))
-                _lab_key()
-                _host_keys(folder / "keys", record)
-            except BaseException:
-                host._remove()
-                raise
-        try:
-            (folder / "disk").mkdir()
-            if filesystem(folder) == "overlayfs":
-                # An overlay cannot lie on an overlay.
-                run("mount", "-t", "tmpfs", "-o", "mode=755", "goldenpath-lab", folder / "disk")
-            fill(folder / "disk")
-            host.start()
-        except BaseException:
-            host.down()
-            raise
-        self._made.append(host)
-        return host
-
-    def get(self, name):
-        """A host that exists.
-
-        name
-            its name (str)
-
-        Returns the Host. Raises LabError for an unknown one.
-        """
-        if not (HOSTS / check_name(name)).exists():
-            raise LabError(f"Host {name} does not exist. Try: python -m lab list")
-        return Host(name)
-
-    def hosts(self):
-        """All hosts there are, running or not (list of Host)."""
-        return [Host(path.parent.name) for path in sorted(HOSTS.glob("*/host.json"))]
-
-    def down(self, *names):
-        """Take hosts down, with whatever they left.
-
-        names
-            the hosts (str)
-
-        Raises LabError for an unknown one, before any is taken down.
-        """
-        for host in [self.get(name) for name in names]:
-            host.down()
-
-    def down_all(self):
-        """Take every host of the machine down, also what was left half made."""
-        for path in sorted(HOSTS.glob("*")):
-            Host(path.name).down()
-        with state_lock():
-            if not any(HOSTS.glob("*")):
-                network.remove()
 
 
 class Host:
@@ -454,7 +333,7 @@ class Host:
         disk = self._folder / "disk"
         if disk.is_mount():
             run("umount", "--lazy", disk)
-        _forget_key(self.name)
+        keys.forget(self.name)
         run("rm", "-rf", "--one-file-system", self._folder)
         if not any(HOSTS.glob("*")):
             network.remove()
@@ -492,38 +371,3 @@ def _ssh_answers(address):
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
-
-
-def _lab_key():
-    if not KEY.exists():
-        temporary = STATE / ".id_ed25519.new"
-        for path in (temporary, temporary.with_name(temporary.name + ".pub")):
-            path.unlink(missing_ok=True)
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "goldenpath-lab", "-f", temporary)
-        temporary.with_name(temporary.name + ".pub").rename(KEY.with_suffix(".pub"))
-        temporary.rename(KEY)
-
-
-def _host_keys(folder, record):
-    folder.mkdir(mode=0o700)
-    making = [
-        subprocess.Popen(
-            ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", f"root@{record['name']}", "-f", str(path)],
-            stdin=subprocess.DEVNULL,
-        )
-        for kind, path in ((kind, folder / f"ssh_host_{kind}_key") for kind in ("ed25519", "ecdsa"))
-    ]
-    if any(process.wait() for process in making):
-        raise LabError(f"The ssh host keys of {record['name']} cannot be made. Try: python -m lab setup")
-    lines = KNOWN_HOSTS.read_text().splitlines() if KNOWN_HOSTS.exists() else []
-    for public in sorted(folder.glob("*.pub")):
-        lines.append(f"{record['address']},{record['address6']},{record['name']} {public.read_text().strip()}")
-    write(KNOWN_HOSTS, "\n".join(lines) + "\n")
-
-
-def _forget_key(name):
-    if KNOWN_HOSTS.exists():
-        lines = KNOWN_HOSTS.read_text().splitlines()
-        kept = [line for line in lines if name not in line.split()[0].split(",")]
-        if kept != lines:
-            write(KNOWN_HOSTS, "".join(line + "\n" for line in kept))

@@ -194,7 +194,7 @@ def test_a_wrong_call_in_a_template_is_found(call, fault):
 
 LONGEST = 420
 # Above it today. Whoever brings one below takes it off; nobody adds one.
-LONG = {"_modules/redis_gate.py", "_pillar/goldenpath.py", "lab/host.py"}
+LONG = {"_modules/redis_gate.py"}
 
 
 def too_long(root, names):
@@ -207,7 +207,7 @@ def too_long(root, names):
 
 
 def test_no_file_is_too_long():
-    folders = ("_modules", "_states", "_runners", "_pillar", "_roster", "_controller", "salt", "lab")
+    folders = ("_modules", "_states", "_runners", "_pillar", "pillar/judge", "_roster", "_controller", "salt", "lab")
     assert too_long(ROOT, files(*folders)) == LONG, "split what is new here; take off LONG what is short now"
 
 

@@ -5,18 +5,15 @@ One host goes through these tests in their order. A later change to what is kept
 
 import contextlib
 import copy
-import importlib
-import importlib.util
 import json
 import os
 import shlex
 import subprocess
-import sys
 import types
 
 import pytest
 
-from lab import master
+from lab import LabError, earlier, master
 from lab.common import wait_for
 from lab.controller import REPOSITORY
 from lab.load import Load
@@ -55,20 +52,10 @@ sys.exit(cli.main(["restore", "{slug}"]))
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
     """The checkout of BEFORE with its own `lab` package: its controller, its example site and its pillar."""
-    git = ["git", "-C", str(REPOSITORY), "-c", "safe.directory=*"]
-    if subprocess.run([*git, "cat-file", "-e", f"{BEFORE}^{{commit}}"], capture_output=True, check=False).returncode:
-        pytest.exit(
-            f"This trial upgrades from commit {BEFORE}, which this clone's history lacks. Try: git fetch --unshallow", 1
-        )
-    tree = tmp_path_factory.mktemp("before")
-    archive = subprocess.run([*git, "archive", BEFORE], capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-C", str(tree), "-x"], input=archive, check=True)
-    spec = importlib.util.spec_from_file_location("lab_before", tree / "lab/__init__.py")
-    sys.modules["lab_before"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["lab_before"])
-    names = ("controller", "demo", "master", "siterepo")
-    found = {name: importlib.import_module(f"lab_before.{name}") for name in names}
-    return types.SimpleNamespace(**found)
+    try:
+        return earlier.checkout(BEFORE, tmp_path_factory.mktemp("before"))
+    except LabError as error:
+        pytest.exit(f"This trial upgrades from commit {BEFORE}. {error}", 1)
 
 
 class Upgraded(World):

@@ -1,14 +1,15 @@
 import pytest
 
-from lab import LabError, cli, host, supervisor
+from lab import LabError, cli, host, machine, supervisor
 
 KNOWN = "bullseye (11), bookworm (12), trixie (13), forky (14)"
 
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "HOSTS", tmp_path / "hosts")
-    monkeypatch.setattr(host.os, "geteuid", lambda: 0)
+    for module in (host, machine):
+        monkeypatch.setattr(module, "HOSTS", tmp_path / "hosts")
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 0)
     monkeypatch.setattr(cli, "unwind_on_signals", lambda: None)
 
 
@@ -37,7 +38,7 @@ def test_one_that_does_not_go_keeps_no_other(empty, monkeypatch):
             raise LabError("Processes of two do not end.")
 
     monkeypatch.setattr(host.Host, "down", down)
-    with pytest.raises(LabError, match="Processes of two"), host.Lab() as lab:
+    with pytest.raises(LabError, match="Processes of two"), machine.Lab() as lab:
         lab._made += [host.Host(name) for name in ("one", "two", "three")]
     assert sorted(gone) == ["one", "three", "two"]
 
@@ -59,6 +60,6 @@ class TestRefusals:
         assert capsys.readouterr().err.strip() == sentence
 
     def test_without_root(self, monkeypatch):
-        monkeypatch.setattr(host.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
         with pytest.raises(LabError, match="needs root"):
-            host.Lab()
+            machine.Lab()

@@ -145,14 +145,17 @@ def test_wanted(env, site):
 
 def test_what_a_site_reads_is_in_the_example(env, site):
     shown = set(re.findall(r"^([A-Z_]+)=", (ROOT / "examples/site/.env.example").read_text(), re.MULTILINE))
-    assert env.wanted(SLUG, {**site, "env": {}, "env_names": {}, "secrets": {}}).keys() - set(pillar.USUAL) <= shown
+    assert (
+        env.wanted(SLUG, {**site, "env": {}, "env_names": {}, "secrets": {}}).keys() - set(pillar.cross.formats.USUAL)
+        <= shown
+    )
 
 
 def test_the_usual_names(env, site):
     """One list in the pillar's judge, for names that may be left out; each is really given."""
     bare = env.wanted(SLUG, {**site, "env": {}, "env_names": {}, "secrets": {}})
-    assert set(pillar.USUAL) <= bare.keys()
-    for name in set(pillar.USUAL) - {"SECRET_KEY"}:
+    assert set(pillar.cross.formats.USUAL) <= bare.keys()
+    for name in set(pillar.cross.formats.USUAL) - {"SECRET_KEY"}:
         assert env.wanted(SLUG, {**site, "env": {name: "its own"}})[name] == "its own"
         assert name not in env.wanted(SLUG, {**site, "env": {name: None}})
 
@@ -184,7 +187,7 @@ def test_secret_key_of_the_pillar_wins(env, site):
 
 def test_nothing_overrides_what_the_tree_sets(env, site):
     own = env.wanted(SLUG, {**site, "env": {}, "env_names": {}, "secrets": {}}, {"DJANGO_SECRET_KEY": "k"})
-    own = {name: value for name, value in own.items() if name not in pillar.USUAL}
+    own = {name: value for name, value in own.items() if name not in pillar.cross.formats.USUAL}
     site["env"] = dict.fromkeys(own, "evil")
     assert env.wanted(SLUG, site, {"DJANGO_SECRET_KEY": "k"}).items() >= own.items()
 

@@ -36,7 +36,8 @@ def checkout(tmp_path):
     (tmp_path / "pillar/hosts").mkdir(parents=True)
     for name in ("pillar/top.sls", "pillar/schema.yaml", "pillar/hosts/example.sls"):
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "_pillar", tmp_path / "_pillar", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("_pillar", "pillar/judge"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "config").mkdir()
     configure(tmp_path, ".")
     return tmp_path

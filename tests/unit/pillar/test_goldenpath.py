@@ -481,7 +481,7 @@ def test_a_name_of_the_sites_has_one_value():
     assert "has a value in env or secrets as well" in sentence(pillar, "sites:acme:env_names:DB")
 
 
-@pytest.mark.parametrize("name", goldenpath.USUAL[1:])
+@pytest.mark.parametrize("name", goldenpath.cross.formats.USUAL[1:])
 def test_a_usual_name_can_be_left_out(name):
     assert goldenpath.validate(site("env", {name: None})) == []
     assert goldenpath.normalise(site("env", {name: None}))["sites"]["acme"]["env"] == {name: None}
@@ -749,8 +749,8 @@ MORE = [
 
 
 @pytest.fixture
-def with_one_more(tmp_path, load):
-    """This module by a copy of the schema that has one more secret, below a site or beside the sites."""
+def with_one_more(tmp_path, monkeypatch):
+    """The module by a copy of the schema that has one more secret, below a site or beside the sites."""
 
     def with_one_more(schema, owner):
         text = (ROOT / "pillar/schema.yaml").read_text(encoding="utf-8")
@@ -759,11 +759,17 @@ def with_one_more(tmp_path, load):
         place = known["properties"]["sites"]["additionalProperties"] if owner == "site" else known
         place["properties"]["license_key"] = more
         (tmp_path / "schema.yaml").write_text(yaml.safe_dump(known), encoding="utf-8")
-        module = load("_pillar/goldenpath.py")
-        module._SCHEMA = tmp_path / "schema.yaml"
-        return module
+        monkeypatch.setattr(goldenpath.keys, "SCHEMA", tmp_path / "schema.yaml")
+        forget()
+        return goldenpath
 
-    return with_one_more
+    def forget():
+        for each in (goldenpath.keys.load, goldenpath.keys.validator, goldenpath.keys.places):
+            each.cache_clear()
+
+    yield with_one_more
+    monkeypatch.undo()
+    forget()
 
 
 @pytest.mark.parametrize("owner", ["site", "host"])
@@ -917,11 +923,11 @@ def marks_below(schema):
 
 
 def test_schema_is_a_schema():
-    jsonschema.Draft202012Validator.check_schema(goldenpath._schema())
+    jsonschema.Draft202012Validator.check_schema(goldenpath.keys.load())
 
 
 def test_every_key_has_a_description_a_hint_and_a_default_or_is_required():
-    for path, schema, required in keys_of(goldenpath._schema()):
+    for path, schema, required in keys_of(goldenpath.keys.load()):
         assert schema["description"], path
         # A description that speaks of a secret has the mark that makes it one.
         if re.search(r"\bsecrets?\b|nobody may read", schema["description"], re.IGNORECASE):
@@ -932,13 +938,13 @@ def test_every_key_has_a_description_a_hint_and_a_default_or_is_required():
 
 def test_every_format_of_the_schema_is_known():
     text = (ROOT / "pillar/schema.yaml").read_text(encoding="utf-8")
-    assert set(re.findall(r"format: ([a-z-]+)", text)) == set(goldenpath._FORMATS)
+    assert set(re.findall(r"format: ([a-z-]+)", text)) == set(goldenpath.cross.formats.FORMATS)
 
 
 def test_databases_are_as_many_as_the_schema_says():
     for name in ("cache", "broker"):
-        schema = goldenpath._schema()["properties"]["sites"]["additionalProperties"]["properties"]["redis"]
-        assert schema["properties"][name]["maximum"] == goldenpath._DATABASES - 1
+        schema = goldenpath.keys.load()["properties"]["sites"]["additionalProperties"]["properties"]["redis"]
+        assert schema["properties"][name]["maximum"] == goldenpath.cross.sites.DATABASES - 1
 
 
 def example():
@@ -952,7 +958,7 @@ def test_example_is_valid():
 def test_example_has_every_key_and_shows_the_defaults():
     pillar = example()
     assert len(pillar["sites"]) == 1
-    for path, schema, _ in keys_of(goldenpath._schema()):
+    for path, schema, _ in keys_of(goldenpath.keys.load()):
         if path in (("backup", "ssh_key"), ("backup", "known_hosts")):
             # For sftp alone, and the default is none.
             assert f"# {path[-1]}: " in (ROOT / "pillar/hosts/example.sls").read_text(encoding="utf-8")
@@ -1031,6 +1037,6 @@ def test_errors_of_an_earlier_compilation_are_not_judged():
 
 def test_without_jsonschema_nothing_passes(monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
-    goldenpath._validator.cache_clear()
+    goldenpath.keys.validator.cache_clear()
     (text,) = goldenpath.ext_pillar("web1", LEAST)["_errors"]
     assert "lacks the package jsonschema" in text

@@ -58,6 +58,10 @@ class Side:
         self._news()
         return _timed(lambda: way.orchestrate("deploy", {"ref": "main"}))
 
+    def _rollback(self, way):
+        self._deploy(way)  # the release that is left is bad from then on
+        return _timed(lambda: way.orchestrate("rollback"))
+
     def measures(self):
         """What is asked of both in turn (dict of callables that return seconds)."""
         name = self.host.name
@@ -66,7 +70,7 @@ class Side:
             "state.apply, nothing to do, minion": lambda: _timed(lambda: self.master.salt(name, "state.apply")),
             "deploy, warm, salt-ssh": lambda: self._deploy(self.ssh),
             "deploy, warm, minion": lambda: self._deploy(self.master),
-            "rollback, minion": lambda: _timed(lambda: self.master.orchestrate("rollback")),
+            "rollback, minion": lambda: self._rollback(self.master),
             "deploy refused, Redis stopped, salt-ssh": lambda: self._refused(self.ssh),
             "deploy refused, Redis stopped, minion": lambda: self._refused(self.master),
             "backup": lambda: _timed(lambda: _ssh(self.host, "systemctl start goldenpath-backup")),

@@ -133,6 +133,8 @@ def normalise(pillar):
     for site in result["sites"].values():
         site["domains"] = [domain.lower() for domain in site["domains"]]
         site["settings"] = site["settings"].replace("<project>", site["project"])
+        if site["asgi"] and site["wsgi"] == "<project>.wsgi:application":
+            site["wsgi"] = "<project>.asgi:application"
         site["directory"] = posixpath.normpath(site["directory"])
         site["requirements"] = posixpath.normpath(site["requirements"])
         # Strangers share no Redis: who reaches one reads and writes all of it.

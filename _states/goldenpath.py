@@ -6,6 +6,8 @@ The checks ask for real under ``test=True`` as well; only where Redis is not ins
 would be asked.
 """
 
+import os
+
 from salt.exceptions import CommandExecutionError
 
 
@@ -237,3 +239,62 @@ def healthy(name, site=None, path=None, via="socket", timeout=5):
     good = answer["status"] in ("ok", "degraded")
     comment = f"{slug} on {__grains__['id']} is {answer['status']}: {answer['message']}."
     return _ret(name, good, comment if good else f"{comment} Try: {answer['hint']}")
+
+
+def caddy_valid(name, validate):
+    """
+    Caddy's own parser takes its files with what the operator has put beside them. Nothing is changed.
+
+    name (str)
+        The folder of the operator's own files; without any, nothing is asked.
+    validate (str)
+        The program that asks the parser.
+
+    .. code-block:: yaml
+
+        caddy-local-valid:
+          goldenpath.caddy_valid:
+            - name: /etc/caddy/local
+            - validate: /opt/goldenpath/caddy-validate
+    """
+    if not (os.path.isdir(name) and os.listdir(name)):
+        return _ret(name, comment=f"{name} has no files of your own")
+    done = __salt__["cmd.run_all"]([validate, "/etc/caddy/Caddyfile"], python_shell=False)
+    if not done["retcode"]:
+        return _ret(name, comment=f"Caddy takes its files with those in {name}")
+    why = ([line for line in done["stdout"].splitlines() if line.strip()] or ["it said nothing"])[-1]
+    return _ret(
+        name,
+        False,
+        f"Caddy on {__grains__['id']} does not take its files, and would not start again: "
+        f"{why.removeprefix('Error: ').rstrip('.')[:300]}. Try: mend what stands in {name}",
+    )
+
+
+def served(name):
+    """
+    Visitors of a site get through the front door what its live release answers, where it has one. Nothing is changed.
+    A front door that nobody answers at, as before DNS points here, is told and fails nothing.
+
+    name (str)
+        The site's name on this host.
+
+    .. code-block:: yaml
+
+        caddy-served-acme-kitchens:
+          goldenpath.served:
+            - name: acme-kitchens
+            - onchanges:
+                - module: caddy-reload
+    """
+    try:
+        if not __salt__["release.live"](name):
+            return _ret(name, comment=f"{name} has no release yet")
+        inside, front = (
+            __salt__["engine.call"]("call", "health", name, request={"front": way}) for way in (False, True)
+        )
+    except CommandExecutionError as exc:
+        return _ret(name, False, str(exc))
+    told = f"{name} on {__grains__['id']} is {front['status']} at the front door: {front['message']}."
+    wrong = inside["status"] in ("ok", "degraded") and front["status"] in ("broken", "unhealthy")
+    return _ret(name, not wrong, f"{told} Try: {front['hint']}" if wrong else told)

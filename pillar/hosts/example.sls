@@ -39,6 +39,8 @@ sites:                          # `sites: {}` for a host without any
     dependencies: {groups: [], extras: [], add: []}   # beyond it, as in add: [sentry-sdk==2.30.0]
     python: auto                # or a version, "3.13": uv brings it where the distribution has it not
     wsgi: <project>.wsgi:application              # module:name, where it is another one
+    asgi: false                 # true: an ASGI application, with WebSockets; default of wsgi: <project>.asgi:application
+    drain: 10                   # seconds that WebSockets of the release before get to end; for asgi
     build: []                   # commands before collectstatic, as in [npm ci, npm run build]
     release: []                 # commands after the migrations, as in [manage.py createcachetable]
     migrations: refuse          # those that the serving release cannot live with; or maintenance, accept
@@ -50,6 +52,15 @@ sites:                          # `sites: {}` for a host without any
       tasks: 1024               # processes and threads
       statement_timeout: 300    # seconds for one SQL statement of a web process
     max_body: 100mb             # the largest request; a larger one is answered with 413
+    media: public               # or private: the site itself decides, by X-Accel-Redirect or X-Sendfile
+    front:                      # what the front door does besides
+      canonical: false          # true: the other domains redirect to the first
+      redirects: {}             # as in {/old/: /new/, /blog/*: "https://blog.example/*"}
+      basic_auth: {}            # names and bcrypt hashes (caddy hash-password), as in {client: "$2a$14$…"}
+      allow: []                 # addresses and networks that may come; empty: everybody
+      proxies: []               # networks of a CDN in front, whose word on a visitor's address counts
+      noindex: false            # true: search engines leave the site out
+      hsts: 31536000            # seconds for which browsers insist on https; 0: the site says so itself, or nobody
     health: /health/            # the path that answers how the site is
     tls: acme                   # or internal: Caddy's own authority, for a lab or a private network
     env:                        # further environment variables; default: none. Quote what must keep its form: "0755"

@@ -18,6 +18,7 @@ def faults(pillar):
         yield from _check_domains(slug, site, domains)
         yield from _check_databases(slug, site, databases, pillar)
         yield from _check_own_redis(slug, site, pillar)
+        yield from _check_front(slug, site)
         celery = sites.mapping(site, "celery")
         if celery.get("beat") is True and celery.get("worker", False) is False:
             yield (
@@ -98,6 +99,25 @@ def _check_databases(slug, site, seen, pillar):
                 f"is database {number}, which {sentences.where(first)} has; give a number that nothing else on the"
                 f" host uses{sites.such_as(pillar)}",
             )
+
+
+def _check_front(slug, site):
+    front = sites.mapping(site, "front")
+    if front.get("allow") and front.get("proxies"):
+        yield (
+            ("sites", slug, "front", "allow"),
+            "cannot be kept behind `proxies`: it is the proxy that comes; keep the list there, and remove it here",
+        )
+    for source, target in sites.mapping(front, "redirects").items():
+        path = ("sites", slug, "front", "redirects", source)
+        if not (isinstance(source, str) and isinstance(target, str)):
+            continue
+        if target.endswith("/*") and not source.endswith("/*"):
+            yield path, "leads to a path that ends in /*, and does not itself; end both in /*, or none"
+        elif target == source or (source.endswith("/*") and target.startswith(source[:-1])):
+            yield path, "leads to itself; name another place, or remove it"
+        elif source == site.get("health", "/health/"):
+            yield path, "is the health path, which answers by itself; remove it"
 
 
 def _check_own_redis(slug, site, pillar):

@@ -1,5 +1,6 @@
 """What a text of the pillar has to look like: each check raises ValueError(problem) or ValueError(problem, hint)."""
 
+import ipaddress
 import keyword
 import posixpath
 import re
@@ -10,7 +11,7 @@ from . import words
 # Set by the tree itself: a second value would break the site or, worse, half of it.
 OWN_VARIABLES = re.compile(
     r"DJANGO_(SETTINGS_MODULE|STATIC_ROOT|MEDIA_ROOT|DB_.*)|SITE_DOMAIN"
-    r"|GIT_SHA|RELEASE|APP_DIR|PROJECT|VENV|VIRTUAL_ENV"
+    r"|GIT_SHA|RELEASE|APP_DIR|PROJECT|VENV|VIRTUAL_ENV|WEB_(APPLICATION|WORKER)"
     r"|PATH|PYTHON(PATH|HOME|STARTUP)|LD_.*|HOME|USER|LOGNAME|SHELL|PWD"
     r"|(NOTIFY|LISTEN|WATCHDOG|INVOCATION)_.*|(RUNTIME|STATE|CACHE|LOGS|CREDENTIALS|CONFIGURATION)_DIRECTORY|MAINPID"
 )
@@ -178,6 +179,37 @@ def _command(text):
         raise ValueError("is a line of shell", "write each command by itself, or call a script of the repository")
 
 
+_moved_path = _matching(r"/(?!/)[A-Za-z0-9._~%@+,-][A-Za-z0-9._~/%@+,-]{0,199}\*?", "is not the path of a page")
+
+
+def _moved_to(text):
+    if not isinstance(text, str):
+        return
+    if not re.fullmatch(
+        r"(https?://[A-Za-z0-9.-]+(:\d{1,5})?)?(/(?!/)[A-Za-z0-9._~/?&=%@:;+,#-]{0,300}(/\*)?|/\*)?", text
+    ):
+        raise ValueError("is neither a path nor a URL")
+    if not text:
+        raise ValueError("is empty")
+
+
+_user_name = _matching(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", "is not the name of a user")
+
+
+_password_hash = _matching(r"\$2[aby]\$(0[4-9]|1\d)\$[./A-Za-z0-9]{53}", "is not a bcrypt hash")
+
+
+def _network(text):
+    if not isinstance(text, str):
+        return
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as exc:
+        raise ValueError(
+            "is neither an address nor a network" if "host bits" not in str(exc) else "has bits beyond its mask"
+        ) from None
+
+
 _body_size = _matching(r"[1-9][0-9]{0,4}[mMgG][bB]", "is not a size in mb or gb")
 
 _url_path = _matching(r"/(?!/)[A-Za-z0-9._~=:@%/?&+,-]{0,199}", "is not a path of a URL")
@@ -261,6 +293,11 @@ FORMATS = {
     "debian-package": _debian_package,
     "postgres-extension": _postgres_extension,
     "body-size": _body_size,
+    "moved-path": _moved_path,
+    "moved-to": _moved_to,
+    "user-name": _user_name,
+    "password-hash": _password_hash,
+    "network": _network,
     "url-path": _url_path,
     "variable": _variable,
     "secret": _secret,

@@ -9,6 +9,7 @@ include:
   - buffer
   - site
   - caddy.web
+  - caddy.proven
 
 caddy-validate:
   file.managed:
@@ -50,9 +51,15 @@ caddy-site-{{ slug }}:
     - name: /etc/caddy/sites/{{ slug }}.caddy
     - source: salt://caddy/files/site.caddy
     - template: jinja
-    - context: {{ {"slug": slug, "domains": site.domains, "tls": site.tls, "health": site.health} | tojson }}
+    - context: {{ {"slug": slug, "domains": site.domains, "tls": site.tls, "health": site.health, "media": site.media,
+                   "front": site.front} | tojson }}
     - makedirs: True
-    - mode: '0644'
+    # Hashes of passwords are in it.
+    - group: caddy
+    - mode: '0640'
+{%- if site.front.basic_auth %}
+    - show_changes: False
+{%- endif %}
     # A file that Caddy's own parser refuses never replaces one that it served.
     - check_cmd: {{ validate }}
     - require:
@@ -70,6 +77,7 @@ caddy-config:
     - check_cmd: {{ validate }}
     - require:
         - file: caddy-sites-folder
+        - file: caddy-local-folder
 
 caddy-service:
   service.running:

@@ -92,7 +92,7 @@ site-facts-{{ slug }}:
             "repo": site.repo | regex_replace("^(https?://)[^/@]*@", "\\1"), "ref": site.ref,
             "directory": site.directory, "project": site.project, "settings": site.settings,
             "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names, "python": site.python, "migrations": site.migrations,
-            "wsgi": site.wsgi, "build": site.build, "release": site.release,
+            "wsgi": site.wsgi, "asgi": site.asgi, "drain": site.drain, "media": site.media, "build": site.build, "release": site.release,
             "processes": site.processes, "schedules": site.schedules,
             "secrets": site.secrets | list} | tojson }}
     - mode: '0644'

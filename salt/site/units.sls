@@ -56,7 +56,7 @@ site-slice-{{ slug }}:
     - name: /etc/systemd/system/{{ user }}-{{ unit }}
     - source: salt://site/files/{{ source }}
     - template: jinja
-    - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery, "wsgi": site.wsgi}, "limits": site.limits,
+    - context: {{ {"slug": slug, "site": {"workers": site.workers, "celery": site.celery, "wsgi": site.wsgi, "asgi": site.asgi, "project": site.project}, "limits": site.limits,
                    "slice": slice,
                    "redis": "redis-server" ~ ("@" ~ slug if site.redis.own else "") ~ ".service"} | tojson }}
     - mode: '0644'

@@ -1,6 +1,9 @@
 """gunicorn's configuration: the visitor's address, with and without a configuration of the site's own."""
 
+import asyncio
 import runpy
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +45,44 @@ def test_a_configuration_of_the_sites_own_is_read(conf, tmp_path):
     found, worker = conf(), SimpleNamespace(wsgi=lambda environ, _: environ)
     found["post_worker_init"](worker)
     assert found["max_requests"] == 7 and worker.mine and seen(found, HTTP_X_FORWARDED_FOR="192.0.2.7") == "192.0.2.7"
+
+
+def met(conf, kind, *headers):
+    """The client that an ASGI application meets."""
+    met = {}
+
+    async def application(scope, receive, send):
+        met.update(scope)
+
+    worker = SimpleNamespace(wsgi=application)
+    conf["post_worker_init"](worker)
+    asyncio.run(worker.wsgi({"type": kind, "headers": list(headers), "client": None}, None, None))
+    return met["client"]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_an_asgi_application_meets_the_visitor(conf, monkeypatch, kind):
+    monkeypatch.setenv("WEB_WORKER", "uvicorn_worker.UvicornWorker")
+    forwarded = (b"x-forwarded-for", b"10.9.9.9, 192.0.2.7")
+    assert met(conf(), kind, (b"host", b"acme.example"), forwarded) == ("192.0.2.7", 0)
+    assert met(conf(), kind) == ("127.0.0.1", 0)
+
+
+def test_what_is_no_request_is_left_alone(conf, monkeypatch):
+    monkeypatch.setenv("WEB_WORKER", "uvicorn_worker.UvicornWorker")
+    assert met(conf(), "lifespan") is None
+
+
+@pytest.mark.parametrize(
+    ("application", "good"),
+    [("site_of.wsgi:application", True), ("site_of.wsgi:make()", True), ("site_of.wsgi:nothing", False),
+     ("site_of.wsgi:number", False), ("nowhere:application", False)],
+)  # fmt: skip
+def test_an_application_that_cannot_be_loaded_is_found(tmp_path, application, good):
+    (tmp_path / "site_of").mkdir()
+    (tmp_path / "site_of/wsgi.py").write_text(
+        "number = 1\ndef application(environ, start):\n    return []\ndef make():\n    return application\n"
+    )
+    argv = [sys.executable, f"{sandbox.PROGRAMS}/load_site.py", application]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode == 0) is good

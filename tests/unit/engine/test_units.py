@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import socket
+import threading
+import time
 
 import pytest
 from goldenpath import host as hosts
@@ -277,3 +280,26 @@ def test_retire(units, systemd, retired):
     assert ["disable", "--now", "--quiet", "sum-acme-celery.service", "sum-acme-celerybeat.service",
             "sum-acme-gunicorn.service"] in systemd.calls  # fmt: skip
     assert "daemon-reload" in systemd.verbs
+
+
+def test_connections_of_a_release_get_their_time(units, systemd, monkeypatch, tmp_path):
+    systemd.answers["show"] = "0\n"  # as where nginx does not run: this very process tells
+    monkeypatch.setattr(module, "RUN", str(tmp_path))
+    (tmp_path / "sum-acme").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as browser:
+        listener.bind(str(tmp_path / f"sum-acme/{RELEASE}.sock"))
+        listener.listen()
+        began = time.time()
+        units.await_connections(acme(), [RELEASE], 5)
+        assert time.time() - began < 1, "nobody is connected"
+        browser.connect(listener.getsockname())
+        accepted = listener.accept()[0]
+        began = time.time()
+        units.await_connections(acme(), ["20260101T000000-00000000"], 5)
+        assert time.time() - began < 1, "to another release"
+        units.await_connections(acme(), [RELEASE], 1)
+        assert time.time() - began >= 1
+        threading.Timer(0.4, lambda: (browser.close(), accepted.close())).start()
+        began = time.time()
+        units.await_connections(acme(), [RELEASE], 20)
+        assert 0.3 < time.time() - began < 10

@@ -195,6 +195,19 @@ SITE_FAULTS = [
     ("python", "python3", "is no version of Python"),
     ("python", 3.13, "must be text"),
     ("wsgi", "config.wsgi", "is not module:name"),
+    ("media", "secret", "must be public or private"),
+    ("drain", -1, "must be between 0 and 600"),
+    ("front:hsts", 99999999, "must be between 0 and 63072000"),
+    ("front:basic_auth:client", "secret", "is not a bcrypt hash"),
+    ("front:basic_auth:client", "$2a$14$" + "a" * 52, "is not a bcrypt hash"),
+    ("front:basic_auth:cli ent", "$2a$14$" + "a" * 53, "is not the name of a user"),
+    ("front:redirects:shop", "/store/", "is not the path of a page"),
+    ("front:redirects:/shop {", "/store/", "is not the path of a page"),
+    ("front:redirects:/*", "/store/", "is not the path of a page"),
+    ("front:redirects:/shop/", "store/", "is neither a path nor a URL"),
+    ("front:redirects:/shop/", "//other.example/", "is neither a path nor a URL"),
+    ("front:redirects:/shop/", "https://other.example/{env.HOME}", "is neither a path nor a URL"),
+    ("front:redirects:/shop/", "", "is empty"),
     ("processes:Rq", {"command": "x"}, "is not a name for a process"),
     ("processes:a-b", {"command": "x"}, "is not a name for a process"),
     ("processes:celery", {"command": "x"}, "is a name of the tree's own"),
@@ -230,12 +243,57 @@ def test_site_fault(key, value, part):
         ("build", "echo 'x", "cannot be split into words"),
         ("build", " ", "is not a command"),
         ("release", "-x", "is not a command"),
+        ("front:allow", "10.0.0.1/8", "has bits beyond its mask"),
+        ("front:proxies", "cdn.example", "is neither an address nor a network"),
     ],
 )
 def test_fault_in_a_list(key, value, part):
     pillar = site(key, [value])
     assert part in sentence(pillar, f"sites:acme:{key}:0")
     assert len(goldenpath.validate(pillar)) == 1
+
+
+@pytest.mark.parametrize(
+    ("front", "where", "part"),
+    [
+        ({"redirects": {"/a/": "/b/*"}}, "redirects:/a/", "end both in /*, or none"),
+        ({"redirects": {"/a/": "/a/"}}, "redirects:/a/", "leads to itself"),
+        ({"redirects": {"/a/*": "/a/b/*"}}, "redirects:/a/*", "leads to itself"),
+        ({"redirects": {"/health/": "/up/"}}, "redirects:/health/", "is the health path"),
+        ({"allow": ["203.0.113.7"], "proxies": ["198.51.100.0/24"]}, "allow", "cannot be kept behind `proxies`"),
+    ],
+)
+def test_front_doors_that_contradict_themselves(front, where, part):
+    assert part in sentence(site("front", front), f"sites:acme:front:{where}")
+
+
+def test_a_front_door_with_everything():
+    front = {
+        "canonical": True,
+        "redirects": {"/shop/": "/store/?from=shop", "/blog/*": "https://blog.example:8443/x/*", "/a/*": "/b/"},
+        "basic_auth": {"client": "$2a$14$" + "a" * 53},
+        "allow": ["203.0.113.7", "2001:db8::/48"],
+        "noindex": True,
+        "hsts": 0,
+    }
+    pillar = site("front", front)
+    assert goldenpath.validate(pillar) == []
+    # A hash opens no door at once; guessing begins with it.
+    assert goldenpath.normalise(pillar)["goldenpath_secrets"] == ["$2a$14$" + "a" * 53]
+
+
+@pytest.mark.parametrize(
+    ("given", "served"),
+    [
+        ({"asgi": True}, "<project>.asgi:application"),
+        ({"asgi": True, "wsgi": "config.asgi:app"}, "config.asgi:app"),
+        ({}, "<project>.wsgi:application"),
+    ],
+)
+def test_what_an_asgi_site_serves(given, served):
+    pillar = copy.deepcopy(LEAST)
+    pillar["sites"]["acme"].update(given)
+    assert goldenpath.normalise(pillar)["sites"]["acme"]["wsgi"] == served
 
 
 DOMAIN_FAULTS = [
@@ -827,6 +885,18 @@ def test_defaults():
                 "dependencies": {"groups": [], "extras": [], "add": []},
                 "python": "auto",
                 "wsgi": "<project>.wsgi:application",
+                "asgi": False,
+                "drain": 10,
+                "media": "public",
+                "front": {
+                    "canonical": False,
+                    "redirects": {},
+                    "basic_auth": {},
+                    "allow": [],
+                    "proxies": [],
+                    "noindex": False,
+                    "hsts": 31536000,
+                },
                 "build": [],
                 "release": [],
                 "processes": {},

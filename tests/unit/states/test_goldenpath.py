@@ -248,3 +248,53 @@ def test_a_mark_that_cannot_be_written(states):
     states.answers("mark", OSError(28, "No space left on device"), module="foreign")
     ret = states.ours("host")
     assert ret["result"] is False and "No space left on device. Try: df -h /var" in ret["comment"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "front", "result"),
+    [
+        ("ok", "ok", True), ("degraded", "degraded", True), ("ok", "broken", False), ("degraded", "unhealthy", False),
+        # Before DNS points here there is no certificate; and what the site itself says is told elsewhere.
+        ("ok", "unreachable", True), ("unhealthy", "unhealthy", True), ("unreachable", "broken", True),
+    ],
+)  # fmt: skip
+def test_what_a_reload_broke_is_no_success(states, inside, front, result):
+    states.answers("live", "20260101T000000-00000000", "release")
+    told = {False: inside, True: front}
+    states.module.__salt__["engine.call"] = lambda *_, request: {
+        "status": told[request["front"]], "message": "/health/ answered 400", "hint": "this",
+    }  # fmt: skip
+    ret = states.served("acme")
+    assert ret["result"] is result
+    assert ret["comment"].startswith(f"acme on web1 is {front} at the front door: /health/ answered 400.")
+    assert ret["comment"].endswith("Try: this") is not result
+
+
+def test_a_site_without_a_release_is_not_asked(states):
+    states.answers("live", None, "release")
+    assert states.served("acme")["result"] is True
+    states.answers("live", "20260101T000000-00000000", "release")
+    states.answers("call", CommandExecutionError("web1 has no engine yet. Try: x"), "engine")
+    assert (states.served("acme")["result"], states.served("acme")["comment"]) == (
+        False,
+        "web1 has no engine yet. Try: x",
+    )
+
+
+def test_files_of_the_operators_own_that_caddy_refuses(states, tmp_path):
+    asked = []
+
+    def run_all(argv, **_):
+        asked.append(argv)
+        return {"retcode": len(asked) % 2, "stdout": "info\nError: adapting config: x.caddy:1: unexpected EOF\n\n"}
+
+    states.module.__salt__["cmd.run_all"] = run_all
+    assert states.caddy_valid(str(tmp_path), "/validate")["result"] is True and asked == []
+    (tmp_path / "x.caddy").write_text("broken {")
+    ret = states.caddy_valid(str(tmp_path), "/validate")
+    assert ret["result"] is False and asked == [["/validate", "/etc/caddy/Caddyfile"]]
+    assert ret["comment"] == (
+        "Caddy on web1 does not take its files, and would not start again: adapting config: x.caddy:1: unexpected EOF. "
+        f"Try: mend what stands in {tmp_path}"
+    )
+    assert states.caddy_valid(str(tmp_path), "/validate")["result"] is True

@@ -10,6 +10,8 @@ from . import site as sites
 from .errors import Failed
 
 WORKER_SECONDS = 30
+# For hosts whose pillar does not say; as the schema has it.
+DRAIN_SECONDS = 10
 
 
 def activate(run, release, sha, before, switched=lambda: None, strict=True):
@@ -40,7 +42,10 @@ def activate(run, release, sha, before, switched=lambda: None, strict=True):
         _celery(run, release, strict)
     # Last: until here going back is one rename.
     with run.step("drain"):
-        units.stop(site, [other for other in units.running(site) if other != release])
+        others = [other for other in units.running(site) if other != release]
+        if site.facts.get("asgi"):
+            units.await_connections(site, others, site.facts.get("drain", DRAIN_SECONDS))
+        units.stop(site, others)
     _environment_is_proven(site)
 
 

@@ -99,7 +99,9 @@ def _rehearse(site, live):
     """
     if not os.path.exists(site.path(sites.BEFORE)):
         return
-    words = [site.environment(live).get("PROJECT", site.facts.get("project", "")), *["celery"] * site.celery["worker"]]
+    have = site.environment(live)
+    words = [have.get("WEB_APPLICATION") or site.application()]
+    words += [have.get("PROJECT", site.facts.get("project", ""))] * site.celery["worker"]
     done = manage.program(site, live, "load_site.py", *words, timeout=120)
     if done.code and _taken_back(site):
         files.remove(site.path(sites.OWED))

@@ -24,9 +24,9 @@ MAINTENANCE = "maintenance"
 OPERATOR, OURS = "operator", "deploy"
 # What a host knows of a site without a pillar: what it was provisioned with, and what a deploy needs.
 _PROVISIONED = ("domains", "health", "tls", "celery", "redis", "postgres", "workers", "limits", "max_body", "wsgi",
-                "processes", "schedules")  # fmt: skip
+                "processes", "schedules", "media")  # fmt: skip
 _RELEASED = ("repo", "ref", "directory", "project", "settings", "requirements", "dependencies", "python", "migrations",
-             "env_names", "build", "release")  # fmt: skip
+             "env_names", "build", "release", "asgi", "drain")  # fmt: skip
 
 
 class Site:
@@ -93,6 +93,10 @@ class Site:
     def celery(self):
         """Which of Celery's programs run: ``{"worker": bool, "beat": bool}``."""
         return {"worker": False, "beat": False, **self.facts.get("celery", {})}
+
+    def application(self):
+        """What gunicorn serves: module:name."""
+        return self.facts.get("wsgi", "<project>.wsgi:application").replace("<project>", self.facts.get("project", ""))
 
     def owner(self):
         """The numbers of the site's user and group, which differ from host to host."""

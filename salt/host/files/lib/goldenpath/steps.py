@@ -132,6 +132,8 @@ def environment(run, release, ref, sha):
         # A src/ layout keeps the project's package one folder below manage.py.
         "PYTHONPATH": f"{app}:{app}/src" if os.path.isdir(f"{app}/src") else app,
         "DJANGO_STATIC_ROOT": site.release(release, "static"),
+        "WEB_APPLICATION": site.application(),
+        "WEB_WORKER": "uvicorn_worker.UvicornWorker" if site.facts.get("asgi") else "gthread",
     }
     head = "# Managed by Golden Path: local changes are overwritten, DJANGO_SECRET_KEY is kept.\n"
     files.replace(site.release(release, "release.env"), head + env.dump(values), mode=0o644)

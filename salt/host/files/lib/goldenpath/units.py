@@ -12,6 +12,7 @@ from .text import reason
 
 SYSTEMCTL, JOURNALCTL, SYSTEMD_RUN = "/usr/bin/systemctl", "/usr/bin/journalctl", "/usr/bin/systemd-run"
 UNITS = "/etc/systemd/system"
+RUN = "/run"
 CGROUPS = "/sys/fs/cgroup"
 # Longer than the longest stop time-out of a site's unit.
 PATIENCE = 700
@@ -110,6 +111,23 @@ def stop(site, releases):
         # In one transaction: a socket that stayed would start its service again for the next connection.
         systemctl("stop", *found)
         systemctl("reset-failed", *found)
+
+
+def await_connections(site, releases, seconds):
+    """
+    Give what is connected to releases, such as WebSockets, some time to end by itself. New ones go to the live release.
+    """
+    # A connection is listed where it comes from: nginx has a network of its own, and no other knows it.
+    listed = f"/proc/{main_pid('goldenpath-buffer.service') or 'self'}/net/unix"
+    places = {f"{RUN}/{site.name}/{release}.sock" for release in releases}
+    end = time.time() + seconds
+    while places and time.time() < end:
+        with contextlib.suppress(OSError), open(listed, encoding="utf-8", errors="replace") as stream:
+            rows = [line.split() for line in stream]
+            # Num, RefCount, Protocol, Flags, Type, St (3: connected), Inode, Path
+            if not any(row[5] == "03" and row[-1] in places for row in rows[1:]):
+                return
+        time.sleep(0.2)
 
 
 def serves(site, release):

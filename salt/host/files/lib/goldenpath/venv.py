@@ -22,7 +22,13 @@ PIP_CONFIG = "/etc/pip.conf"
 PYTHONS = "/opt/goldenpath/python"
 NEW_SECONDS = 3600
 # What a site need not bring itself, as it is where the site has none.
-BROUGHT = {"gunicorn": "27.0.1", "redis": "6.4.0"}
+BROUGHT = {
+    "gunicorn": "27.0.1",
+    "redis": "6.4.0",
+    "uvicorn": "0.54.0",
+    "uvicorn_worker": "0.4.0",
+    "websockets": "15.0.1",
+}
 # Who reads these locks, when no one else does: each by its own authors, in an environment of its own.
 _EXPORTERS = {
     "poetry": ["--from", "poetry==2.5.1", "--with", "poetry-plugin-export==1.10.1"],
@@ -97,7 +103,8 @@ def _brings(site, venv, name):
     if name == "gunicorn":
         return not os.path.exists(f"{venv}/bin/gunicorn")
     # Celery speaks to its broker by it; whatever else needs it says so itself.
-    return site.celery["worker"] and not glob.glob(f"{venv}/lib/python3*/site-packages/{name}/__init__.py")
+    wanted = site.celery["worker"] if name == "redis" else site.facts.get("asgi")
+    return wanted and not glob.glob(f"{venv}/lib/python3*/site-packages/{name}/__init__.py")
 
 
 def _installation(site, found, program, venv):

@@ -4,7 +4,8 @@ gunicorn's configuration for every site: Django sees the visitor's address as ``
 
 gunicorn answers on a Unix socket, whose peer has no address. Caddy says whose request it is in the last word of
 ``X-Forwarded-For``: it takes none from outside, so nobody forges it. Without that header it is this host that asks. A
-``gunicorn.conf.py`` of the site's own, in the folder of its manage.py, is read first.
+``gunicorn.conf.py`` of the site's own, in the folder of its manage.py, is read first. Of an ASGI site uvicorn's worker
+serves the application, and its ``client`` is the visitor.
 
 It runs under a site's own interpreter and imports nothing of the engine.
 """
@@ -29,7 +30,21 @@ def addressed(application):
     return called
 
 
+def addressed_asgi(application):
+    """The same for an ASGI application."""
+
+    async def called(scope, receive, send):
+        if scope["type"] in ("http", "websocket"):
+            said = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+            address = said[-1].decode("latin-1").rpartition(",")[2].strip() if said else ""
+            scope = {**scope, "client": (address or "127.0.0.1", 0)}
+        await application(scope, receive, send)
+
+    return called
+
+
 def post_worker_init(worker):
     if _theirs:
         _theirs(worker)
-    worker.wsgi = addressed(worker.wsgi)
+    asgi = os.environ.get("WEB_WORKER", "").startswith("uvicorn")
+    worker.wsgi = addressed_asgi(worker.wsgi) if asgi else addressed(worker.wsgi)

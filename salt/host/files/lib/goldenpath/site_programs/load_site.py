@@ -1,6 +1,6 @@
 # Managed by Golden Path: local changes are overwritten.
 """
-Loads what gunicorn and Celery load of a site, and ends: PROJECT, and `celery` where the site has a worker.
+Loads what gunicorn and Celery load of a site, and ends: the application, and the project where the site has a worker.
 
 It runs under a site's own interpreter and imports nothing of the engine.
 """
@@ -11,9 +11,11 @@ import sys
 # The folder that is worked in, and not this program's.
 sys.path[0] = ""
 
-project, *more = sys.argv[1:]
-assert callable(importlib.import_module(f"{project}.wsgi").application)
-if "celery" in more:
+application, *project = sys.argv[1:]
+module, _, name = application.partition(":")
+found = getattr(importlib.import_module(module), name.removesuffix("()"))
+assert callable(found() if name.endswith("()") else found)
+if project:
     from celery.app.utils import find_app
 
-    find_app(project)
+    find_app(*project)

@@ -222,8 +222,13 @@ def _commands(found, top, files, needs):
         if not word or word in ("web", "release") or command.startswith("celery") or "gunicorn" in command:
             continue
         found["processes"].setdefault(word, command)
-    if any(re.match(r"channels\b|daphne\b|uvicorn\b", need) for need in needs) or re.search("ASGI_APPLICATION", text):
-        found["notes"].append("the project names an ASGI application: this tree serves WSGI, and no WebSockets")
+    named = re.search(r"""^ASGI_APPLICATION\s*=\s*["']([\w.]+)\.(\w+)["']""", text, re.MULTILINE)
+    found["asgi"] = any(re.match(r"(channels|daphne)\b", need) for need in needs)
+    if found["asgi"]:
+        module, name = named.groups() if named else (f"{found['project']}.asgi", "application")
+        found["wsgi"] = "" if (module, name) == (f"{found['project']}.asgi", "application") else f"{module}:{name}"
+    elif named or any(re.match(r"uvicorn\b", need) for need in needs):
+        found["notes"].append("asgi: the project has an ASGI application; write `asgi: true` where visitors need it")
     health = _HEALTH.search("\n".join(_read(path) for path in files if path.name == "urls.py"))
     found["health"] = "/" + health[1].lstrip("/") if health else "/"
     if not health:
@@ -297,6 +302,8 @@ def _block(found):
              f"  ref: {_quoted(found['ref'])}", f"  project: {found['project']}"]  # fmt: skip
     if found["settings"] != f"{found['project']}.settings.production":
         lines.append(f"  settings: {found['settings'] or 'CHOOSE'}")
+    if found["asgi"]:
+        lines.append("  asgi: true")
     if found["wsgi"]:
         lines.append(f"  wsgi: {found['wsgi']}")
     if found["directory"] != ".":

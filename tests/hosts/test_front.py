@@ -168,7 +168,7 @@ def test_a_door_for_some_addresses_alone(front):
 def test_files_of_the_operators_own(front):
     world = front.world
     front.set()
-    world.host.write(f"/etc/caddy/local/{SLUG}/teapot.caddy", "respond /teapot 418\n")
+    world.host.write(f"/etc/caddy/local/{SLUG}/teapot.caddy", "handle /teapot {\n\trespond 418\n}\n")
     try:
         front.set(noindex=True)
         assert front.get(f"https://{DOMAIN}/teapot")[0] == 418

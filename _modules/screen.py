@@ -21,6 +21,8 @@ import salt.utils.event
 
 _FOLDER = "/run/goldenpath"
 _TAG = "goldenpath/progress"
+# Seconds after which a step that goes on is named before its end.
+SLOW = 2
 
 
 def __virtual__():
@@ -47,7 +49,7 @@ def watch(hosts, roster=None):
     """
     if __opts__.get("quiet"):
         return False
-    screen = _Screen(hosts, terse=_terse())
+    screen = _Screen(hosts)
     if roster is None:
         threading.Thread(target=_events, args=(dict(__opts__), screen), daemon=True).start()
     else:
@@ -57,19 +59,16 @@ def watch(hosts, roster=None):
     return True
 
 
-def _terse():
-    return str(__opts__.get("state_output")).startswith("terse")
-
-
 class _Screen:
     """
-    One line when a step begins and one when it ends, of all hosts as they come.
+    One line when a step ends, of all hosts as they come; before it one more for what takes long.
     """
 
-    def __init__(self, hosts, terse=False):
+    def __init__(self, hosts, slow=SLOW):
         self.hosts = hosts
-        self.terse = terse
+        self.slow = slow
         self.steps = {}
+        self.begun = {}
         self.failed = {}
         self.under_way = set()
         self.lock = threading.Condition()
@@ -93,9 +92,16 @@ class _Screen:
             self.under_way.add((host, site))
             steps = self.steps.setdefault((host, site), {})
             text = {"begun": "...", "done": f"{note.get('seconds', 0):.1f} s", "failed": "FAILED"}.get(event, event)
-            if event != "begun":
-                steps[step] = text
-            print(f"{time.strftime('%H:%M:%S')} {host} {site}: {step} {text}", file=sys.stderr, flush=True)
+            timer = self.begun.pop((host, site), None)
+            if timer:
+                timer.cancel()
+            if event == "begun":
+                timer = self.begun[host, site] = threading.Timer(self.slow, _line, (host, site, step, text))
+                timer.daemon = True
+                timer.start()
+                return
+            steps[step] = text
+            _line(host, site, step, text)
 
     def table(self):
         with self.lock:
@@ -107,9 +113,13 @@ class _Screen:
             for (host, site), steps in sorted(self.steps.items()):
                 line = ", ".join(f"{step} {text}" for step, text in steps.items())
                 print(f"{host} {site}: {line}", file=sys.stderr, flush=True)
-            # Salt's own answer has it too, where it is not told to be terse.
-            for (host, site), why in sorted(self.failed.items()) if self.terse else ():
+            # Last, so that nobody has to look for it in Salt's own answer.
+            for (host, site), why in sorted(self.failed.items()):
                 print(f"{host} {site}: {why}", file=sys.stderr, flush=True)
+
+
+def _line(host, site, step, text):
+    print(f"{time.strftime('%H:%M:%S')} {host} {site}: {step} {text}", file=sys.stderr, flush=True)
 
 
 def unreachable(roster, seconds):

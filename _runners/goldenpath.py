@@ -10,7 +10,6 @@ import pathlib
 import re
 import runpy
 import socket
-import subprocess
 import tempfile
 
 import salt.client
@@ -116,6 +115,43 @@ def releases(target="*", site=None, limit=10):
     return _shown({"hosts": hosts}, rows, faults)
 
 
+def drift(target="*"):
+    """
+    What of each host is not as its pillar wants it, asked by a dry run of all states; nothing is changed.
+
+    :param target: a glob over host ids.
+    :return: dict with ``hosts`` (for each id ``drifted``: what would change, a triple each of the state's function, its
+        name and what it would do), ``faults`` (a sentence each) and ``retcode``: 0 where all is in order, 2 where
+        something drifted, 1 where a host could not be asked or a state failed. On the command line a table, unless
+        ``--out`` is given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run goldenpath.drift 'web*'
+    """
+    judge = runpy.run_path(str(pathlib.Path(__file__).resolve().with_name("drift_table.py")))
+    try:
+        ids = sorted(_hosts(target))
+        faults = {} if ids else {"drift": [_no_host(target)]}
+        told = _ask(ids, "state.apply", [], {"test": True}) if ids else {}
+    except (SaltException, OSError, ValueError) as exc:
+        ids, told, faults = [], {}, {"drift": [f"The hosts cannot be asked: {exc}. Try: {_listing()}"]}
+    hosts, remarks = {}, {}
+    for host in ids:
+        drifted, failed = judge["rows"](told.get(host))
+        hosts[host] = {"drifted": drifted}
+        if failed:
+            faults[host] = [f"{host}: {each}. Try: {_command(host)} state.apply test=True" for each in failed]
+        elif drifted:
+            remarks[host] = [f"{len(drifted)} of {host} have drifted. Try: {_command(host)} state.apply"]
+        else:
+            remarks[host] = [f"{host} is in order."]
+    found = any(each["drifted"] for each in hosts.values())
+    return _shown({"hosts": hosts}, {host: each["drifted"] for host, each in hosts.items()}, faults, remarks, 2 * found)
+
+
 def _release_row(slug, live, record):
     outcome = record["outcome"]
     if outcome == "live" and record["release"] == live:
@@ -134,14 +170,14 @@ def _release_row(slug, live, record):
     )
 
 
-def _ask(ids, function, arguments):
-    """One execution function on several hosts, over ssh or by their minions."""
+def _ask(ids, function, arguments, named=None):
+    """One execution function on several hosts, over ssh or by their minions. named: its keyword arguments."""
     if _transport() == "ssh":
         client = salt.client.ssh.client.SSHClient(mopts=__opts__)
-        answers = client.cmd(ids, function, arguments, tgt_type="list")
+        answers = client.cmd(ids, function, arguments, tgt_type="list", kwarg=named)
         return {host: answer.get("return", answer) for host, answer in answers.items()}
     with salt.client.get_local_client(mopts=__opts__) as client:
-        return client.cmd(ids, function, arguments, tgt_type="list")
+        return client.cmd(ids, function, arguments, tgt_type="list", kwarg=named)
 
 
 def _command(host):
@@ -318,39 +354,14 @@ def inspect(repo, ref=None, slug=None, domain=None):
     try:
         with tempfile.TemporaryDirectory(prefix="goldenpath-") as folder:
             local = os.path.isdir(repo) and ref is None
-            branch = "main" if local else _cloned(repo, ref, folder)
+            branch = "main" if local else tools["cloned"](repo, ref, folder)
             # A host reads none of the operator's own folders.
             address = "" if os.path.isdir(repo) else repo
             place = repo if local else folder
             text = tools["inspect"](place, slug, domain or f"{slug}.example", address, ref or branch)
-    except (tools["Nothing"], SaltException) as exc:
+    except tools["Nothing"] as exc:
         return _shown({}, {}, {slug: [str(exc)]})
     return {"data": text, "outputter": "txt"} if __opts__.get("__cli") == "salt-run" else text
-
-
-def _cloned(repo, ref, folder):
-    """A checkout of a repository whose hooks and filters never run. Returns the branch or tag that it is of."""
-    if repo.startswith("-") or str(ref or "").startswith("-"):
-        raise SaltException(f"{repo!r} is no repository. Try: its address, as git knows it")
-    argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.symlinks=false", "clone", "--quiet", "--depth=1"]
-    argv += [*(["--branch", str(ref)] if ref else []), "--", repo, folder]
-    env = {
-        **os.environ,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "https:ssh:git:http:file",
-        "GIT_LFS_SKIP_SMUDGE": "1",
-    }
-    try:
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
-    except subprocess.TimeoutExpired:
-        raise SaltException(f"{repo} did not answer within 300 s. Try: git ls-remote {repo}") from None
-    if done.returncode:
-        why = next(
-            (line for line in done.stderr.splitlines() if line.startswith(("fatal:", "error:"))), "no word of why"
-        )
-        raise SaltException(f"{repo} cannot be read: {why.rstrip('.')}. Try: git ls-remote {repo}")
-    head = ["git", "-C", folder, "rev-parse", "--abbrev-ref", "HEAD"]
-    return subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip() or "main"
 
 
 def _remarks(host, data):
@@ -373,13 +384,13 @@ def _row(port):
     return port["address"], str(port["port"]), port["service"], port["state"], verdict
 
 
-def _shown(data, rows, faults, remarks=None):
+def _shown(data, rows, faults, remarks=None, otherwise=0):
     """
     What a runner here returns. For a human: a table, its first column the host, and the faults under it; for
     `--out` and for other programs the data. salt-run takes its exit status from the key `retcode` alone.
     """
     told = [sentence for sentences in faults.values() for sentence in sentences]
-    retcode = 1 if told else 0
+    retcode = 1 if told else otherwise
     __context__["retcode"] = retcode
     if remarks is not None:
         data = {**data, "remarks": [each for some in remarks.values() for each in some]}
@@ -397,4 +408,4 @@ def _shown(data, rows, faults, remarks=None):
             for row in rows.get(host, [])
         ]
         lines[host] = "\n".join([*table, *faults.get(host, []), *(remarks or {}).get(host, [])])
-    return {"data": {**lines, "retcode": retcode}, "outputter": "txt"}
+    return {"data": {**lines, "retcode": retcode}, "outputter": "goldenpath"}

@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import runpy
+import subprocess
 
 _TREE = pathlib.Path(__file__).resolve().parent.parent
 # What the host itself makes of a checkout: where its requirements are looked for, which Python they want.
@@ -55,6 +56,44 @@ def __virtual__():
 
 class Nothing(Exception):
     """The folder holds no Django project: one sentence."""
+
+
+def cloned(repo, ref, folder):
+    """
+    Check a repository out without running any hook or filter of it.
+
+    :param repo: an address that git knows, or a local folder.
+    :param ref: a tag or a branch; the repository's own where it is left out.
+    :param folder: an empty folder.
+    :return: str, the branch or tag that it is of. Raises Nothing where it cannot be read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run goldenpath.inspect https://git.example/acme.git
+    """
+    if repo.startswith("-") or str(ref or "").startswith("-"):
+        raise Nothing(f"{repo!r} is no repository. Try: its address, as git knows it")
+    argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.symlinks=false", "clone", "--quiet", "--depth=1"]
+    argv += [*(["--branch", str(ref)] if ref else []), "--", repo, folder]
+    env = {
+        **os.environ,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "https:ssh:git:http:file",
+        "GIT_LFS_SKIP_SMUDGE": "1",
+    }
+    try:
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired:
+        raise Nothing(f"{repo} did not answer within 300 s. Try: git ls-remote {repo}") from None
+    if done.returncode:
+        why = next(
+            (line for line in done.stderr.splitlines() if line.startswith(("fatal:", "error:"))), "no word of why"
+        )
+        raise Nothing(f"{repo} cannot be read: {why.rstrip('.')}. Try: git ls-remote {repo}")
+    head = ["git", "-C", folder, "rev-parse", "--abbrev-ref", "HEAD"]
+    return subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip() or "main"
 
 
 def inspect(folder, slug="site", domain="site.example", repo="", ref="main"):

@@ -52,7 +52,7 @@ def health(request):
         "cached": cache.get("asked"), **facts.told(),
     }})
 
-urlpatterns = [path("up", health)]
+urlpatterns = [path("up", health), path("boom", lambda request: 1 / 0)]
 """
 WSGI = """
 from django.core.wsgi import get_wsgi_application
@@ -325,6 +325,18 @@ def test_a_project_in_a_subfolder_is_deployed_alone(sites):
     assert sites.first() == sites.before
     assert world.health() == (200, "ok")
     assert world.sh("ls /srv/sum/blog/releases") == "" and "blog" not in output
+
+
+def test_exceptions_of_a_site_that_says_nothing_of_logging(sites):
+    assert ask(sites.world.host, "/boom", domain="shop.example")[0] == 500
+    found = []
+
+    def heard():
+        found[:] = [sites.world.sh("goldenpath logs shop errors -n 1 2>/dev/null")]
+        return "ZeroDivisionError" in found[0]
+
+    assert wait_for(heard, 20, 0.5), found
+    assert "GET Internal Server Error: /boom" in found[0].splitlines()[1]
 
 
 def test_a_site_without_celery_runs_none(sites):

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -31,22 +32,30 @@ def test_the_screen_shows_only_what_was_asked_for(module, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert [line[9:] for line in lines[:3]] == [
-        "web1 acme: fetch ...", "web1 acme: fetch 1.2 s", "web1 acme: prove FAILED",
+    assert [line[9:] for line in lines[:2]] == ["web1 acme: fetch 1.2 s", "web1 acme: prove FAILED"]
+    assert lines[2:] == ["web1 acme: fetch 1.2 s, prove FAILED"]
+
+
+def test_what_takes_long_is_named_before_its_end(module, capsys):
+    screen = module._Screen({"web1": ["acme"], "web2": ["shop"]}, slow=0.05)
+    note = {"host": "web1", "site": "acme", "step": "environment"}
+    screen.show(json.dumps({**note, "event": "begun"}))
+    screen.show(json.dumps({**note, "host": "web2", "site": "shop", "event": "begun"}))
+    screen.show(json.dumps({**note, "host": "web2", "site": "shop", "event": "done", "seconds": 0.0}))
+    time.sleep(0.3)
+    screen.show(json.dumps({**note, "event": "done", "seconds": 7.0}))
+    assert [line[9:] for line in capsys.readouterr().err.splitlines()] == [
+        "web2 shop: environment 0.0 s", "web1 acme: environment ...", "web1 acme: environment 7.0 s",
     ]  # fmt: skip
-    assert lines[3:] == ["web1 acme: fetch 1.2 s, prove FAILED"]
 
 
-@pytest.mark.parametrize(("output", "shown"), [("terse", 1), ("terse_id", 1), ("full", 0), (None, 0)])
-def test_why_it_failed_is_the_last_line_where_salt_does_not_say_it(load, capsys, output, shown):
-    opts = {"id": "web1", "state_output": output}
-    module = load("_modules/screen.py", opts=opts)
-    screen = module._Screen({"web1": ["acme"]}, terse=module._terse())
-    note = {"host": "web1", "site": "acme", "step": "fetch", "event": "begun"}
+def test_why_it_failed_is_the_last_line(module, capsys):
+    screen = module._Screen({"web1": ["acme"]})
+    note = {"host": "web1", "site": "acme", "step": "fetch", "event": "done", "seconds": 1.0}
     screen.show(json.dumps(note))
     screen.show(json.dumps({**note, "step": "", "event": "end", "why": "The deploy failed. Try: this"}))
     screen.table()
-    assert capsys.readouterr().err.splitlines()[2:] == ["web1 acme: The deploy failed. Try: this"] * shown
+    assert capsys.readouterr().err.splitlines()[-1] == "web1 acme: The deploy failed. Try: this"
 
 
 def test_quiet_shows_nothing(load):

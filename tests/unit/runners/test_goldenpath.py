@@ -382,6 +382,7 @@ def test_command_line(tmp_path, listen, roster, out, exposed):
     roster(web1={"host": "127.0.0.1", "port": ssh})
     (tmp_path / "master").write_text(
         f"root_dir: {tmp_path}\nroster_file: {tmp_path}/roster\nrunner_dirs: [{runners}]\n"
+        f"outputter_dirs: [{root}/_output]\n"
         "goldenpath: {transport: ssh}\npki_dir: pki\ncachedir: cache\nsock_dir: run\nlog_file: log\n"
         "key_logfile: key\nextension_modules: ext\n"
     )
@@ -396,9 +397,9 @@ def test_command_line(tmp_path, listen, roster, out, exposed):
         data = json.loads(done.stdout)
         assert data["retcode"] == 1 and data["hosts"]["web1"]["addresses"] == ["127.0.0.1"]
     else:
-        assert f"web1: 127.0.0.1  {ssh}" in done.stdout
+        assert f"web1  127.0.0.1  {ssh}" in done.stdout and "retcode" not in done.stdout
         assert ("MUST BE CLOSED" in done.stdout) is exposed
-        assert ("web1: web1 answers from outside on port" in done.stdout) is exposed
+        assert ("web1  web1 answers from outside on port" in done.stdout) is exposed
 
 
 # inspect

@@ -15,12 +15,15 @@ from . import (
     PROTOCOL,
     VERSION,
     alert,
+    compare,
+    export,
     facts,
     files,
     health,
     host,
     jobs,
     launch,
+    logs,
     manage,
     process,
     redis_gate,
@@ -91,8 +94,50 @@ def _manage(arguments):
     sys.exit(manage.attach(sites.load(arguments.site), arguments.command))
 
 
+def _psql(arguments):
+    """On a terminal of its own. The exit status is psql's."""
+    sys.exit(manage.attach_psql(sites.load(arguments.site), arguments.command))
+
+
+def _logs(arguments):
+    site = sites.load(arguments.site)
+    site.provisioned()
+    lines = arguments.lines or (3 if arguments.what == logs.ERRORS else 100)
+    try:
+        logs.show(site, arguments.what, lines, arguments.follow, arguments.since)
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Whoever reads has seen enough; what is left must not be flushed into a pipe that is closed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _export(arguments):
+    sys.exit(export.export(sites.load(arguments.site), arguments.media))
+
+
+def _diff(arguments):
+    found = compare.difference(sites.load(arguments.site), arguments.ref)
+    return found if arguments.json else compare.table(found)
+
+
+def _env(arguments):
+    """Names, and values where they are asked for; never those of secrets."""
+    site = sites.load(arguments.site)
+    site.provisioned()
+    values, secret = site.environment(site.current), set(site.secrets())
+    lines = []
+    for name, value in sorted(values.items()):
+        if value in secret or text.masked(value, secret) != value:
+            lines.append(f"{name}={text.STARS}" if arguments.values else f"{name} (secret)")
+        else:
+            lines.append(f"{name}={value}" if arguments.values else name)
+    return "\n".join(lines)
+
+
 def _run(arguments):
-    """As the site's user, in its sandbox: git, ssh-keygen, psql, its own scripts. The exit status is the command's."""
+    """As the site's user, in its sandbox: git, ssh-keygen, its own scripts; or a schedule of that name, now."""
+    site = sites.load(arguments.site)
+    if len(arguments.command) == 1 and arguments.command[0] in site.facts.get("schedules", {}):
+        return units.run_schedule(site, arguments.command[0])
     sys.exit(manage.attach_command(sites.load(arguments.site), arguments.command))
 
 
@@ -192,15 +237,22 @@ def _ps(arguments):
         return found
     every = sites.every()
     wrong = [f"  {sentence}" for sentence in (*signs.now(every), *signs.slow(every), *signs.standing())]
-    return "\n".join([facts.table(found), *wrong])
+    return "\n".join([facts.table(found), f"  {host.name()}: {facts.machine()}", *wrong])
 
 
+# Verbs that answer in lines and not in JSON.
+_FOR_PEOPLE = ("diff", "env", "ps", "run")
 # The verb, its help, how its site is given (0: not at all), and its work.
 _VERBS = (
     ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
     ("health", "ask a site's live release, or its front door", None, _health),
     ("manage", "run a command of the site's manage.py", None, _manage),
-    ("run", "run a command as the site's user, in its sandbox", None, _run),
+    ("psql", "psql on the site's database, as the site's own role", None, _psql),
+    ("logs", "read: web, worker, beat, NAME, requests, deploy, errors; all programs by default", None, _logs),
+    ("diff", "what a deploy would bring, and which way it leads", None, _diff),
+    ("export", "write a fresh dump of the database, or the media as a tar file, to standard output", None, _export),
+    ("env", "the variables that a site finds; secrets are never shown", None, _env),
+    ("run", "run a command as the site's user, in its sandbox; or one of its schedules now", None, _run),
     ("redis", "redis-cli as root's own user of Redis, who may administer; with a site first, in its own", 0, _redis),
     ("releases", "what is live, and how it came to be", "?", _releases),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
@@ -229,8 +281,18 @@ def _parser():
         made[name].set_defaults(work=work)
         if site != 0:
             made[name].add_argument("site", nargs=site, metavar="SITE")
-    for name in ("manage", "redis", "run"):
+    for name in ("manage", "psql", "redis", "run"):
         made[name].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    made["logs"].add_argument("what", nargs="?", metavar="WHAT")
+    made["logs"].add_argument(
+        "-n", "--lines", type=int, metavar="N", help="the last N; of errors the last N exceptions"
+    )
+    made["logs"].add_argument("-f", "--follow", action="store_true", help="go on until ^C, also over a deploy")
+    made["logs"].add_argument("--since", metavar="TIME", help="as journalctl has it: '1 hour ago', 'today'")
+    made["diff"].add_argument("ref", nargs="?", metavar="REF", help="tag, branch or commit; the pillar's by default")
+    made["diff"].add_argument("--json", action="store_true", help="for programs")
+    made["export"].add_argument("--media", action="store_true", help="the media instead")
+    made["env"].add_argument("--values", action="store_true", help="with their values, but for secrets")
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))
@@ -293,7 +355,10 @@ def main(argv):
     except OSError as exc:
         print(f"{exc.strerror or exc}: {exc.filename or arguments.verb}. Try: df -h", file=sys.stderr)
         return FAILED
+    if answer is None and arguments.verb == "logs":
+        return DONE
     answer = text.shown(answer)
-    print(answer if isinstance(answer, str) and arguments.verb == "ps" else json.dumps(answer, indent=1, default=str))
+    told = isinstance(answer, str) and arguments.verb in _FOR_PEOPLE
+    print(answer if told else json.dumps(answer, indent=1, default=str))
     print(f"{arguments.verb}: {time.monotonic() - began:.1f} s", file=sys.stderr)
     return DONE

@@ -53,6 +53,15 @@ def attach_command(site, argv):
     return sandbox.attach(site, ["/usr/bin/env", "--", *argv], env, site.root)
 
 
+def attach_psql(site, argv):
+    """psql on the site's database, as the site's own role and in its sandbox. Returns its exit status."""
+    site.provisioned()
+    words = ["/usr/bin/psql", *([] if "-d" in argv or "--dbname" in argv else [f"--dbname={site.name}"]), *argv]
+    # Settings that the site's folder may hold are nobody's here.
+    env = {**site.environment(site.current), "PSQLRC": "/dev/null", "PAGER": "/usr/bin/less", "LESSSECURE": "1"}
+    return sandbox.attach(site, words, env)
+
+
 def against(site, release, database, argv, readonly=True):
     """
     Run one command against a database that is not the live one.

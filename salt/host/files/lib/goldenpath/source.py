@@ -75,6 +75,27 @@ def fetch(site, ref, log=None):
     return sha
 
 
+def between(site, old, new):
+    """
+    What lies between two commits of the mirror.
+
+    Returns ``ahead`` and ``behind`` (of the old one, a line for each commit, newest first) and ``files`` (status letter
+    and path of what differs). Raises Failed where the mirror has not both.
+    """
+    mirror = _mirror(site)
+    line = "--format=%h %s (%an, %ad)"
+    asked = [
+        [GIT, "log", "--date=short", "--max-count=200", line, f"{old}..{new}", "--"],
+        [GIT, "log", "--date=short", "--max-count=200", line, f"{new}..{old}", "--"],
+        [GIT, "diff", "--name-status", "--no-renames", "--no-ext-diff", "--no-textconv", old, new, "--"],
+    ]
+    done = _git(site, [(argv, mirror, False) for argv in asked], None)
+    if len(done) < len(asked) or any(each.code for each in done):
+        raise Failed(f"{old[:8]} and {new[:8]} cannot be compared: {_reason(done[-1])}. Try: deploy once more")
+    ahead, behind, changed = (each.output.splitlines() for each in done)
+    return {"ahead": ahead, "behind": behind, "files": [tuple(each.split("\t", 1)) for each in changed if "\t" in each]}
+
+
 _EVERYTHING = ("--prune", "--force", "--no-tags", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 
 

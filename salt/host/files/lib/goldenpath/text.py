@@ -39,6 +39,8 @@ def duration(seconds):
 
 def size(number):
     """Bytes, for people."""
+    if number >= 10 << 30:
+        return f"{number / (1 << 30):.0f} GiB"
     return f"{number / (1 << 20):.1f} MiB" if number >= 100 << 10 else f"{number} bytes"
 
 

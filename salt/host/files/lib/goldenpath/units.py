@@ -280,6 +280,17 @@ def steady_background(site, since, found=None):
             raise Failed(f"{unit} does not stay up on the new release. Try: journalctl -u {unit}", journal(unit, since))
 
 
+def run_schedule(site, name):
+    """Run what a schedule runs, now, and wait for it. Returns how it went; raises Failed with its last words."""
+    unit, since = f"{site.name}-{name}.service", time.time()
+    if show(unit, "ActiveState") in _UP:
+        raise Failed(f"{name} of {site.slug} is running already. Try: goldenpath logs {site.slug} {name} -f")
+    done = systemctl("start", unit)
+    if done.code:
+        raise Failed(f"{name} of {site.slug} failed. Try: goldenpath logs {site.slug} {name}", journal(unit, since))
+    return f"{name} of {site.slug} is done, after {time.time() - since:.1f} s"
+
+
 # All of a site.
 
 

@@ -10,8 +10,10 @@ serves the application, and its ``client`` is the visitor.
 It runs under a site's own interpreter and imports nothing of the engine.
 """
 
+import logging
 import os
 import runpy
+import sys
 
 OWN = "gunicorn.conf.py"
 if os.path.exists(OWN):
@@ -43,8 +45,38 @@ def addressed_asgi(application):
     return called
 
 
+def _writes(handler):
+    """Whether a handler writes an error anywhere: Django's own mails it to nobody, or waits for DEBUG."""
+    if type(handler).__name__ in ("AdminEmailHandler", "NullHandler"):
+        return False
+    return not any(type(each).__name__ == "RequireDebugTrue" for each in handler.filters)
+
+
+class _Request(logging.Formatter):
+    """The method beside the path, which is all that Django writes."""
+
+    def format(self, record):
+        method = getattr(getattr(record, "request", None), "method", None)
+        return (f"{method} " if method else "") + super().format(record)
+
+
+def heard():
+    """The exceptions of a site that says nothing of logging reach the journal, with their request."""
+    logger = logging.getLogger("django.request") if "django" in sys.modules else None
+    while logger:
+        if any(map(_writes, logger.handlers)):
+            return
+        logger = logger.parent if logger.propagate else None
+    if "django" in sys.modules:
+        handler = logging.StreamHandler()
+        handler.setLevel(logging.ERROR)
+        handler.setFormatter(_Request("%(message)s"))
+        logging.getLogger("django.request").addHandler(handler)
+
+
 def post_worker_init(worker):
     if _theirs:
         _theirs(worker)
+    heard()
     asgi = os.environ.get("WEB_WORKER", "").startswith("uvicorn")
     worker.wsgi = addressed_asgi(worker.wsgi) if asgi else addressed(worker.wsgi)

@@ -1,0 +1,210 @@
+"""An operator's wishes, each as it is typed in the checkout, on a real host (docs/day.md)."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from lab.common import wait_for
+from lab.controller import REPOSITORY
+
+from .conftest import DOMAIN, ROOT, SLUG
+
+BROKEN = """
+urlpatterns.insert(0, path("boom/", lambda request: 1 / 0))
+"""
+
+
+class Operator:
+    """./goldenpath with the host's roster, in a folder of its own."""
+
+    def __init__(self, world, folder):
+        self.world, self.folder = world, folder
+        self.env = {**os.environ, "GOLDENPATH_CONFIG": str(world.controller.config_dir)}
+
+    def start(self, *words, **options):
+        return subprocess.Popen(
+            [str(REPOSITORY / "goldenpath"), *words], cwd=self.folder, env=self.env, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        )  # fmt: skip
+
+    def __call__(self, *words, status=0, **options):
+        """Type a command. Returns what it printed to standard output; its errors are kept."""
+        done = subprocess.run(
+            [str(REPOSITORY / "goldenpath"), *words], cwd=self.folder, env=self.env, capture_output=True, text=True,
+            timeout=300, check=False, **{"stdin": subprocess.DEVNULL, **options},
+        )  # fmt: skip
+        self.err = done.stderr
+        assert done.returncode == status, (words, done.stdout, done.stderr)
+        assert "Traceback (most recent call last)" not in done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def operator(trixie, tmp_path_factory):
+    world = trixie
+    world.write_pillar(
+        schedules={"tidy": {"command": "manage.py clearsessions", "at": "yearly"}},
+        secrets={"MAIL_PASSWORD": "correct horse battery"},
+    )
+    world.repository.reset("v1.0.0")
+    urls = (world.repository.folder / "example_site/urls.py").read_text()
+    world.repository.commit("Answers 500", {"example_site/urls.py": urls + BROKEN}, tag="broken")
+    world.repository.publish(world.host)
+    world.apply()
+    yield Operator(world, tmp_path_factory.mktemp("operator"))
+    for key in ("schedules", "secrets"):
+        world.pillar["sites"][SLUG].pop(key)
+    world.write_pillar()
+    status, output = world.deploy(ref="v1.0.0")
+    assert status == 0, output
+    world.apply()
+
+
+def test_a_deploy_by_its_one_command(operator):
+    told = operator("diff", SLUG, "broken")
+    assert re.search(r"broken is [0-9a-f]{8}: 1 commit ahead\nComes:\n  [0-9a-f]{7,} Answers 500 \(", told)
+    out = operator("deploy", SLUG, "broken")
+    assert len((out + operator.err).splitlines()) <= 25, "a page that a person reads"
+    back = operator("diff", SLUG)
+    assert "BACK by 1 commit; a deploy takes them out of production" in back
+    assert json.loads(operator("diff", SLUG, "--json"))["way"] == "back"
+    listed = operator("releases", f"site={SLUG}")
+    assert "LIVE" in listed.splitlines()[-1] and "broken" in listed.splitlines()[-1] and "retcode" not in listed
+
+
+def test_why_it_answered_500(operator):
+    assert operator.world.ask("/boom/")[0] == 500
+    told = []
+
+    def heard():
+        told[:] = [operator("logs", SLUG, "errors", "-n", "1")]
+        return "ZeroDivisionError: division by zero" in told[0]
+
+    assert wait_for(heard, 20, 0.5), told
+    lines = told[0].strip().splitlines()
+    assert lines[0].endswith(" web") and "/boom/" in lines[1] and "Traceback" in lines[2]
+    requests = operator("logs", SLUG, "requests", "-n", "3")
+    assert re.search(rf" 500 GET  {DOMAIN}/boom/ \d+ ms ", requests)
+
+
+def test_logs_follow_over_a_deploy(operator):
+    before = operator.world.live()
+    following = operator.start("logs", SLUG, "web", "-f", "-n", "1")
+    try:
+        time.sleep(1)
+        operator("deploy", SLUG, "v1.0.0")
+        assert operator.world.live() != before
+        release = operator.world.live()
+        time.sleep(1)
+    finally:
+        following.terminate()
+        out, _ = following.communicate(timeout=20)
+    assert f"/{release}.sock" in out, "the new release's own words"
+    assert {line[15:23].strip() for line in out.splitlines()} == {"web"}
+    assert operator("logs", SLUG, "worker", "-n", "2").count("worker") == 2
+    assert "Applying" in operator("logs", SLUG, "deploy", "-n", "200") or "$ " in operator("logs", SLUG, "deploy")
+    assert operator("logs", SLUG, "wbe", status=3) == "" and "Try one of: beat, deploy, errors" in operator.err
+
+
+def test_what_is_live_and_what_is_wrong(operator):
+    out = operator("ps")
+    head, line, schedule, machine = out.splitlines()[:4]
+    assert head.split()[:3] == ["SITE", "RELEASE", "REF"] and line.startswith(SLUG) and line.endswith("up")
+    assert schedule.startswith(f"  {SLUG} tidy: has not run yet, next ") and "disk " in machine
+    operator.world.sh(f"systemctl stop sum-{SLUG}-celery")
+    try:
+        assert f"sum-{SLUG}-celery.service is down" in operator("ps")
+        operator.world.sh("redis-cli -n 1 rpush celery a b c; redis-cli -n 1 llen celery")
+        columns = operator("ps").splitlines()
+        at = columns[0].index("QUEUE")
+        assert columns[1][at : at + 2].strip() == "3"
+    finally:
+        operator.world.sh(f"redis-cli -n 1 del celery; systemctl start sum-{SLUG}-celery")
+
+
+def test_a_schedule_now(operator):
+    assert f"tidy of {SLUG} is done" in operator("run", SLUG, "tidy")
+    operator.world.write_pillar(schedules={"tidy": {"command": "manage.py nothing-of-the-kind", "at": "yearly"}})
+    operator.world.apply("site")
+    operator("run", SLUG, "tidy", status=1)
+    assert f"tidy of {SLUG} failed. Try: goldenpath logs {SLUG} tidy" in operator.err
+    assert "Unknown command: 'nothing-of-the-kind'" in operator.err
+    assert "Unknown command" in operator("logs", SLUG, "tidy")
+    assert operator("run", SLUG, "id", "-un").strip() == f"sum-{SLUG}"
+
+
+def test_the_database_and_manage_py(operator):
+    asked = operator("psql", SLUG, "-Atc", "select current_user, current_database()")
+    assert asked.strip() == f"sum-{SLUG}|sum-{SLUG}"
+    operator("psql", SLUG, "-c", "select nothing", status=1)
+    shell = operator("manage", SLUG, "shell", "-c", "print(6 * 7)")
+    assert shell.strip().splitlines()[-1] == "42"
+    operator("manage", SLUG, "nothing", status=1)
+    assert "Unknown command: 'nothing'" in operator.err
+
+
+def test_variables_and_no_secret(operator):
+    names = operator("env", SLUG).splitlines()
+    assert "MAIL_PASSWORD (secret)" in names and "DJANGO_SECRET_KEY (secret)" in names and "SITE_DOMAIN" in names
+    values = operator("env", SLUG, "--values")
+    assert f"SITE_DOMAIN={DOMAIN}" in values and "correct horse" not in values
+    assert operator.world.sh(f"grep DJANGO_SECRET_KEY {ROOT}/.env").split("=", 1)[1].strip("'\"") not in values
+
+
+def test_the_maintenance_page(operator):
+    operator("maintenance", SLUG, "on")
+    assert operator.world.ask("/")[0] == 503 and "maintenance page by operator" in operator("ps")
+    operator("maintenance", SLUG, "off")
+    assert operator.world.ask("/")[0] == 200
+
+
+def test_what_is_pulled_can_be_used(operator):
+    operator.world.sh(f"runuser -u sum-{SLUG} -- sh -c 'echo kept > {ROOT}/media/kept.txt'")
+    assert "pg_restore" in operator("pull", SLUG)
+    dump = operator.folder / f"{SLUG}.dump"
+    assert dump.stat().st_mode & 0o777 == 0o600
+    restored = operator.world.host.exec(
+        ["sh", "-c", "base64 -d > /root/x.dump; pg_restore --list /root/x.dump; rm /root/x.dump"],
+        input=base64.b64encode(dump.read_bytes()).decode(),
+    )
+    assert "TABLE DATA public django_migrations" in restored.stdout
+    operator("pull", SLUG, "--media")
+    packed = subprocess.run(
+        ["tar", "-xOf", f"{SLUG}.media.tar", "./kept.txt"], cwd=operator.folder, capture_output=True, text=True
+    )
+    assert packed.stdout == "kept\n"
+    assert operator.world.sh(f"ls -A {ROOT}/backups | grep -c export", check=False) == "0", "nothing stays on the host"
+
+
+def test_drift_is_found_and_corrected(operator):
+    assert "is in order." in operator("drift")
+    operator.world.sh(
+        "systemctl disable --now --quiet goldenpath-drill.timer; chmod 666 /etc/goldenpath/nginx.conf; "
+        "sysctl -q -w vm.overcommit_memory=0; echo '# mine' >> /etc/redis/goldenpath.conf"
+    )
+    told = operator("drift", status=2)
+    for name in ("goldenpath-drill.timer", "/etc/goldenpath/nginx.conf", "vm.overcommit_memory",
+                 "/etc/redis/goldenpath.conf"):  # fmt: skip
+        assert name in told
+    assert "retcode" not in told
+    out = operator("apply", operator.world.name)
+    assert len(out.splitlines()) <= 25 and "Failed:      0" in out
+    assert "is in order." in operator("drift")
+    assert len(operator("apply", operator.world.name).splitlines()) <= 12, "nothing to do is a few lines"
+    operator("drift", "nobody*", status=1)
+
+
+def test_a_host_that_is_gone_is_named(operator):
+    operator.world.sh("systemctl stop ssh.socket ssh", check=False)
+    try:
+        out = operator("ps", status=1)
+        assert f"{operator.world.name} cannot be asked: " in out and "Try: ./goldenpath ssh" in out
+        operator("logs", SLUG, status=1)
+        operator("drift", status=1)
+    finally:
+        operator.world.sh("systemctl start ssh")

@@ -221,10 +221,11 @@ def difference(part, pillar):
 
         salt-ssh web1 state.apply backup test=True
     """
-    if part == "alert" and pillar["alerts"].get("mail") and not os.path.exists(SENDMAIL):
+    alerts = pillar["alerts"]
+    if part == "alert" and alerts.get("mail") and not alerts.get("smtp") and not os.path.exists(SENDMAIL):
         raise CommandExecutionError(
             f"`alerts:mail` cannot be told from {__grains__['id']}: there is no {SENDMAIL}. "
-            "Try: install a mail server such as msmtp-mta there, or use alerts:webhook"
+            "Try: alerts:smtp in the pillar, or alerts:webhook"
         )
     changes = {}
     for path, text in wanted(part, pillar).items():

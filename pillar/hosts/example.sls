@@ -91,4 +91,7 @@ backup:                         # what follows shows the defaults, except where 
 
 alerts:                         # failed backups, drills and units, once an hour for each; default: none
   webhook: https://hooks.example/T01/B02    # takes JSON by POST
-  mail: ops@acme.example        # through the host's own sendmail
+  format: json                  # or slack, for Slack and Mattermost
+  heartbeat: https://heartbeat.example/0c44   # asked every minute in which nothing is wrong; default: none
+  mail: ops@acme.example        # through this server; without `smtp` through the host's own sendmail
+  smtp: {host: smtp.example, port: 587, user: alerts, password: a-password-of-your-own, from: alerts@acme.example}

@@ -12,6 +12,9 @@ def faults(pillar):
             " sites, else add its sites",
         )
     yield from _check_backup(pillar)
+    alerts = sites.mapping(pillar, "alerts")
+    if "smtp" in alerts and not alerts.get("mail"):
+        yield ("alerts", "smtp"), "sends mail to nobody; write `mail` beside it, or remove it"
     domains = {}
     databases = {}
     for slug, site in sites.sites_of(pillar):

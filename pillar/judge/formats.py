@@ -260,6 +260,9 @@ _calendar = _matching(r"[A-Za-z0-9*][A-Za-z0-9*:,./~ _-]{0,79}", "is no calendar
 
 _web_address = _matching(r"https?://[A-Za-z0-9.:@%_\[\]~-]+(/[!-~]*)?", "is not the address of a web server")
 
+_login_name = _matching(r"[!-~]{1,200}", "is not a name without spaces")
+
+
 _mail_address = _matching(r"[A-Za-z0-9._%+][A-Za-z0-9._%+-]*(@[A-Za-z0-9.-]+)?", "is not a mail address")
 
 
@@ -307,6 +310,7 @@ FORMATS = {
     "calendar": _calendar,
     "web-address": _web_address,
     "mail-address": _mail_address,
+    "login-name": _login_name,
     "secret-text": _secret_text,
     "private-key": _private_key,
 }

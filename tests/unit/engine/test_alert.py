@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import socket
+import threading
 
 import pytest
 from goldenpath import alert as module
@@ -25,7 +27,7 @@ def alert(paths, monkeypatch):
     for name, value in (("sent", []), ("said", said), ("asked", asked)):
         monkeypatch.setattr(module, name, value, raising=False)
     monkeypatch.setattr(module, "post", lambda url, body: module.sent.append((url, body)))
-    monkeypatch.setattr(module, "mail", lambda address, body: module.sent.append((address, body)))
+    monkeypatch.setattr(module, "mail", lambda address, body, server=None: module.sent.append((address, body)))
     monkeypatch.delenv("MONITOR_INVOCATION_ID", raising=False)
 
     def configure(**more):
@@ -195,3 +197,80 @@ def test_the_secrets_of_a_site_that_left_the_pillar_are_hidden_too(alert, paths)
     alert.said["journalctl"] = "signed by left-canary\n"
     alert.main("a.service")
     assert "canary" not in json.dumps(alert.sent)
+
+
+# What chats and mail servers take
+
+
+def test_chats_find_a_text_and_slack_nothing_else(alert):
+    alert.said["journalctl"] = "fine\n<!channel> ``` & x\nThe backup failed: disk. Try: df -h\n"
+    alert.main("a.service")
+    body = alert.sent[-1][1]
+    assert body["text"].startswith("*web1*: a.service\nThe backup failed: disk. Try: df -h\n```\n")
+    assert "&lt;!channel&gt; ` ` ` &amp; x" in body["text"] and body["text"].count("```") == 2
+    alert.configure(webhook="https://hooks.example/a", format="slack")
+    alert.main("b.service")
+    assert alert.sent[-1][1].keys() == {"text"}
+
+
+class MailServer(threading.Thread):
+    """A mail server that keeps what it is told, by the lines of RFC 5321."""
+
+    def __init__(self, *offers):
+        super().__init__(daemon=True)
+        self.offers, self.told, self.listener = offers, [], socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.start()
+
+    def run(self):
+        connection, _ = self.listener.accept()
+        with connection, connection.makefile("rw", newline="\r\n") as lines:
+            say = lambda text: (lines.write(text + "\n"), lines.flush())  # noqa: E731
+            say("220 mail.example")
+            data = False
+            for line in lines:
+                line = line.rstrip("\r\n")
+                self.told.append(line)
+                if data:
+                    data = line != "."
+                    if not data:
+                        say("250 taken")
+                elif line.upper().startswith("EHLO"):
+                    say("\n".join([*(f"250-{each}" for each in self.offers), "250 OK"]))
+                elif line.upper() == "DATA":
+                    data = True
+                    say("354 go on")
+                elif line.upper() == "QUIT":
+                    return say("221 bye")
+                else:
+                    say("250 OK")
+        return None
+
+
+BODY = {"host": "web1", "unit": "a.service", "what": "It failed. Try: this", "since": "now", "lines": ["one", "two"]}
+
+
+def test_mail_without_a_server_of_the_hosts_own(monkeypatch):
+    server = MailServer()
+    told = {"host": "127.0.0.1", "port": server.port, "from": "alerts@acme.example"}
+    assert module.mail("ops@acme.example", BODY, told) is None
+    server.join(10)
+    assert "rcpt to:<ops@acme.example>" in [line.lower() for line in server.told]
+    assert "Subject: web1: a.service failed" in server.told and "It failed. Try: this" in server.told
+    assert "From: alerts@acme.example" in server.told
+
+
+def test_a_password_never_goes_in_the_clear(monkeypatch):
+    server = MailServer("AUTH PLAIN LOGIN")
+    told = {"host": "127.0.0.1", "port": server.port, "user": "alerts", "password": CANARY}
+    fault = module.mail("ops@acme.example", BODY, told)
+    assert fault.startswith("127.0.0.1 took no mail: SMTPNotSupportedError") and CANARY not in fault
+    server.listener.close()
+    assert not any("AUTH" in line for line in server.told)
+
+
+def test_a_mail_server_that_is_not_there():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        told = {"host": "127.0.0.1", "port": nobody.getsockname()[1]}
+        assert module.mail("ops@acme.example", BODY, told) == "127.0.0.1 took no mail: ConnectionRefusedError"

@@ -1290,7 +1290,8 @@ def test_a_changed_environment_that_is_good_stays(host, changed):
     # Also where whoever wrote it was killed before the restart.
     steps = [f"restart {unit}" for unit in (f"{live}.service", "celery", "beat")]
     assert settle.unsettled(host.it) == settle.settle(host.it) == steps
-    assert ("load", host.site["project"], "celery") in host.events
+    project = host.site["project"]
+    assert ("load", f"{project}.wsgi:application", project) in host.events
     assert "evil.example" in (host.folder / ".env").read_text() and not (host.folder / ".env.before").exists()
     assert settle.settle(host.it) == []
 

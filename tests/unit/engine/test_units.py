@@ -3,6 +3,7 @@
 import os
 import pathlib
 import socket
+import tempfile
 import threading
 import time
 
@@ -282,12 +283,19 @@ def test_retire(units, systemd, retired):
     assert "daemon-reload" in systemd.verbs
 
 
-def test_connections_of_a_release_get_their_time(units, systemd, monkeypatch, tmp_path):
+@pytest.fixture
+def short(monkeypatch):
+    """A folder whose path a Unix socket's may begin with (unix(7): 108 bytes)."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(module, "RUN", folder)
+        (pathlib.Path(folder) / "sum-acme").mkdir()
+        yield pathlib.Path(folder)
+
+
+def test_connections_of_a_release_get_their_time(units, systemd, short):
     systemd.answers["show"] = "0\n"  # as where nginx does not run: this very process tells
-    monkeypatch.setattr(module, "RUN", str(tmp_path))
-    (tmp_path / "sum-acme").mkdir()
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as browser:
-        listener.bind(str(tmp_path / f"sum-acme/{RELEASE}.sock"))
+        listener.bind(str(short / f"sum-acme/{RELEASE}.sock"))
         listener.listen()
         began = time.time()
         units.await_connections(acme(), [RELEASE], 5)

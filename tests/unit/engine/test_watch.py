@@ -6,7 +6,7 @@ import pathlib
 import time
 
 import pytest
-from goldenpath import cli, files, journal, lock, process, signs, watch
+from goldenpath import alert, cli, files, journal, lock, process, signs, watch
 from goldenpath import host as hosts
 from goldenpath import site as sites
 from goldenpath.errors import Failed
@@ -65,6 +65,28 @@ def services(host, monkeypatch):
     for name in ("now", "slow", "standing"):
         monkeypatch.setattr(signs, name, lambda *_, name=name: list(state.get(name, [])))
     return counts, state
+
+
+def test_a_service_that_notices_silence_hears_of_good_minutes_alone(services, monkeypatch, capsys):
+    _, state = services
+    heard = []
+    monkeypatch.setattr(alert, "beat", lambda url, what: heard.append((url, what)))
+    files.write_json(f"{hosts.ETC}/alert.json", {"host": "web1", "heartbeat": "https://beat.example/1"})
+    watched(capsys)
+    assert heard == [("https://beat.example/1", "web1")]
+    # What waits for a person is no trouble; what was told before and goes on is.
+    state["standing"] = ["web1 has waited 3 days for a reboot. Try: systemctl reboot"]
+    watched(capsys)
+    watched(capsys)
+    assert len(heard) == 2, "told now, known then"
+    state["now"] = ["acme is down. Try: this"]
+    watched(capsys)
+    watched(capsys)
+    assert len(heard) == 2
+    state["now"] = []
+    watched(capsys)  # tells that it is over
+    watched(capsys)
+    assert len(heard) == 3
 
 
 def watched(capsys):

@@ -42,6 +42,11 @@ BACKUP = {
 }
 # Keys that may be absent and then have no value.
 WITHOUT_DEFAULT = {
+    ("alerts", "heartbeat"),
+    ("alerts", "smtp"),
+    ("alerts", "smtp", "user"),
+    ("alerts", "smtp", "password"),
+    ("alerts", "smtp", "from"),
     ("redis", "maxmemory"),
     *(("sites", "*", "redis", name) for name in ("own", "maxmemory")),
     ("sites", "*", "limits", "memory"),
@@ -549,7 +554,7 @@ def test_host_without_sites():
     assert goldenpath.validate({"redis": {}, "sites": {}}) == []
     assert goldenpath.validate({"redis": {}}) == []
     assert goldenpath.normalise({"redis": {}}) == {
-        "redis": {}, "sites": {}, "backup": BACKUP, "alerts": {}, "goldenpath_secrets": [],
+        "redis": {}, "sites": {}, "backup": BACKUP, "alerts": {"format": "json"}, "goldenpath_secrets": [],
     }  # fmt: skip
     assert "write `redis: {}` beside it" in sentence({"sites": {}}, "sites")
 
@@ -914,7 +919,7 @@ def test_defaults():
             }
         },
         "backup": BACKUP,
-        "alerts": {},
+        "alerts": {"format": "json"},
         "goldenpath_secrets": [],
     }
 

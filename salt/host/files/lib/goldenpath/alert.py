@@ -3,14 +3,17 @@ Tell the pillar's targets that a unit failed, once an hour for each unit and sen
 
 What a target does not take is kept, and told when the alert's unit starts again.
 
-A webhook gets JSON: host, unit, what (one sentence), since, lines (the journal's last) and repeated (how many
-failures were not told since the last alert). Mail goes through the host's sendmail.
+A webhook gets JSON: host, unit, what (one sentence), since, lines (the journal's last), repeated (how many failures
+were not told since the last alert) and text, all of it as chats show it; by ``format: slack`` that text alone. Mail
+goes through the server that the pillar names, else through the host's sendmail.
 """
 
 import email.message
 import json
 import os
 import re
+import smtplib
+import ssl
 import subprocess
 import sys
 import time
@@ -87,6 +90,25 @@ def message(unit, known, facts, run, repeated):
     }
 
 
+def chat(body):
+    """An alert as Slack, Mattermost and their like take it: one text, in which nothing of a log is a command."""
+    # A fence in a log would end ours; the three letters are Slack's own (formatting text for app surfaces).
+    lines = "\n".join(body["lines"][-5:]).replace("```", "` ` `")
+    plain = f"*{body['host']}*: {body['unit']}\n{body['what']}"
+    plain += f"\n```\n{lines}\n```" if lines and lines != body["what"] else ""
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def beat(url, what):
+    """Tell a service that notices silence that all is well. A service that is down is nobody's fault here."""
+    try:
+        with urllib.request.urlopen(url, timeout=10):  # noqa: S310  a URL of the pillar's
+            pass
+    except (OSError, ValueError) as exc:
+        # The URL is a secret, and some errors quote it.
+        print(f"The heartbeat of {what} was not taken: {type(exc).__name__}", file=sys.stderr)
+
+
 def post(url, body):
     """Send JSON to the webhook. Three tries; errors do not quote the URL, which is a secret."""
     request = urllib.request.Request(  # noqa: S310  a URL of the pillar's
@@ -103,12 +125,14 @@ def post(url, body):
     return fault
 
 
-def mail(address, body):
-    """Hand a mail to the host's sendmail."""
+def mail(address, body, server=None):
+    """Send a mail. server: host, port, user, password and from, as the pillar has them; else the host's sendmail."""
     mail_ = email.message.EmailMessage()
-    mail_["To"], mail_["From"] = address, "root"
+    mail_["To"], mail_["From"] = address, (server or {}).get("from") or "root"
     mail_["Subject"] = f"{body['host']}: {body['unit']} failed"
     mail_.set_content("\n".join([body["what"], "", f"since {body['since']}", "", *body["lines"], ""]))
+    if server:
+        return _delivered(mail_, server)
     try:
         done = subprocess.run([SENDMAIL, "-t", "-i"], input=mail_.as_bytes(), capture_output=True, check=False)
     except OSError as exc:
@@ -116,9 +140,30 @@ def mail(address, body):
     return f"no mail was sent: sendmail ended with {done.returncode}" if done.returncode else None
 
 
+def _delivered(mail_, server):
+    """Through a mail server: by TLS from the beginning on 465, else by STARTTLS; never a password in the clear."""
+    try:
+        tls = ssl.create_default_context()
+        direct = server["port"] == 465
+        kind, more = (smtplib.SMTP_SSL, {"context": tls}) if direct else (smtplib.SMTP, {})
+        with kind(server["host"], server["port"], timeout=30, **more) as session:
+            session.ehlo()
+            if not direct and (server.get("user") or session.has_extn("starttls")):
+                session.starttls(context=tls)
+            if server.get("user"):
+                session.login(server["user"], server.get("password") or "")
+            session.send_message(mail_)
+    except (OSError, smtplib.SMTPException) as exc:
+        # A server's own words may quote what it was given.
+        return f"{server['host']} took no mail: {type(exc).__name__} {getattr(exc, 'smtp_code', '')}".strip()
+    return None
+
+
 SENDERS = {
-    "webhook": lambda target, body: post(target, body),
-    "mail": lambda target, body: mail(target, body),
+    "webhook": lambda known, body: post(
+        known["webhook"], {"text": chat(body)} if known.get("format") == "slack" else {**body, "text": chat(body)}
+    ),
+    "mail": lambda known, body: mail(known["mail"], body, known.get("smtp")),
 }
 
 
@@ -158,7 +203,7 @@ def main(unit):
     faults = {}
     for item in left.values():
         for name in [name for name in item["targets"] if name not in faults]:
-            fault = SENDERS[name](known[name], item["body"]) if name in targets else None
+            fault = SENDERS[name](known, item["body"]) if name in targets else None
             if fault:
                 faults[name] = fault
             else:

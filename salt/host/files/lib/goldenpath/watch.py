@@ -3,7 +3,7 @@
 import re
 import time
 
-from . import files, host, journal, signs, text, units
+from . import alert, files, host, journal, signs, text, units
 from . import site as sites
 from .errors import Failed
 
@@ -73,6 +73,10 @@ def look():
     files.write_json(path, {"restarts": restarts, "told": told, "slow": slow})
     if faults:
         raise Failed("\n".join(faults))
+    beat = alert.config().get("heartbeat")
+    if beat and set(known) <= set(standing):
+        # Silence is what an outside monitor hears where something is wrong, or this host is gone.
+        alert.beat(beat, host.name())
     return {"watched": text.now(), "told_before": known}
 
 

@@ -73,7 +73,7 @@ sites:                          # `sites: {}` for a host without any
 backup:                         # what follows shows the defaults, except where it says otherwise
   repository: /var/backups/goldenpath/restic    # any that restic knows; THIS ONE IS LOST WITH THE HOST. Better:
                                 # sftp:backup@vault.example:/srv/restic, with `known_hosts` and perhaps `ssh_key`
-  password: a-long-password-of-your-own         # default: made on the host. KEEP A COPY OF IT ELSEWHERE
+  # password: default: made on the host. KEEP A COPY OF IT ELSEWHERE
   # known_hosts: vault.example ssh-ed25519 AAAA…  # for sftp; default: the first key that is seen is trusted
   # ssh_key: for sftp, a private key; default: made on the host, which shows /etc/goldenpath/backup-ssh.pub
   env: {}                       # what restic needs for other places, such as AWS_ACCESS_KEY_ID; secrets
@@ -94,4 +94,5 @@ alerts:                         # failed backups, drills and units, once an hour
   format: json                  # or slack, for Slack and Mattermost
   heartbeat: https://heartbeat.example/0c44   # asked every minute in which nothing is wrong; default: none
   mail: ops@acme.example        # through this server; without `smtp` through the host's own sendmail
-  smtp: {host: smtp.example, port: 587, user: alerts, password: a-password-of-your-own, from: alerts@acme.example}
+  smtp: {host: smtp.example, port: 587, user: alerts, from: alerts@acme.example}
+                                # password: in it, where `user` has one

@@ -11,6 +11,7 @@ def faults(pillar):
             "is empty and the pillar says nothing else; write `redis: {}` beside it if the host is to have no"
             " sites, else add its sites",
         )
+    yield from _placeholders(pillar, ())
     yield from _check_backup(pillar)
     alerts = sites.mapping(pillar, "alerts")
     if "smtp" in alerts and not alerts.get("mail"):
@@ -39,6 +40,18 @@ def faults(pillar):
                 yield ("sites", slug, "env", name), "is empty; give it a value, or remove it"
             if name in sites.mapping(site, "secrets"):
                 yield ("sites", slug, "env", name), "is among the secrets as well; keep one of the two"
+
+
+def _placeholders(value, path):
+    """What a copied block still says in the place of the operator's own word."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _placeholders(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _placeholders(item, (*path, index))
+    elif isinstance(value, str) and value in words.PLACEHOLDERS:
+        yield path, "is still the placeholder of a copied block; write your own, or remove the key"
 
 
 def _check_backup(pillar):

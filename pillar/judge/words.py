@@ -4,6 +4,8 @@ import datetime
 import re
 
 EXAMPLE = "pillar/hosts/example.sls"
+# What `inspect` writes where somebody has to choose, and what examples showed for passwords.
+PLACEHOLDERS = ("CHOOSE", "a-long-password-of-your-own", "a-password-of-your-own")
 
 
 def plain(value):

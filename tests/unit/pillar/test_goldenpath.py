@@ -272,6 +272,22 @@ def test_front_doors_that_contradict_themselves(front, where, part):
     assert part in sentence(site("front", front), f"sites:acme:front:{where}")
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["backup", "password"], "a-long-password-of-your-own"),
+        (["sites", "acme", "env", "MAIL_HOST"], "CHOOSE"),
+        (["sites", "acme", "secrets", "TOKEN"], "CHOOSE"),
+        (["sites", "acme", "repo"], "CHOOSE"),
+        (["sites", "acme", "project"], "CHOOSE"),
+    ],
+)
+def test_a_placeholder_is_no_value(path, value):
+    told = goldenpath.validate(changed(path, value))
+    assert len(told) == 1 and told[0].startswith(":".join(path))
+    assert "placeholder" in told[0] or "is neither a URL" in told[0]
+
+
 def test_a_front_door_with_everything():
     front = {
         "canonical": True,
@@ -1030,12 +1046,15 @@ def test_example_is_valid():
     assert goldenpath.validate(example()) == []
 
 
+SECRETS_OF_ONES_OWN = (("backup", "password"), ("alerts", "smtp", "password"))
+
+
 def test_example_has_every_key_and_shows_the_defaults():
     pillar = example()
     assert len(pillar["sites"]) == 1
     for path, schema, _ in keys_of(goldenpath.keys.load()):
-        if path in (("backup", "ssh_key"), ("backup", "known_hosts")):
-            # For sftp alone, and the default is none.
+        if path in (("backup", "ssh_key"), ("backup", "known_hosts"), *SECRETS_OF_ONES_OWN):
+            # For sftp alone, and the default is none; or what nobody may copy.
             assert f"# {path[-1]}: " in (ROOT / "pillar/hosts/example.sls").read_text(encoding="utf-8")
             continue
         if path.count("*") > 1:

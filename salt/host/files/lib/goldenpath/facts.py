@@ -60,12 +60,12 @@ def _certificate(site):
 
 
 def _schedule(site, name):
-    """When a schedule ran, and when it runs next; empty where it never did, or is off."""
+    """When a schedule was due, when it ended and how, and when it is due next; empty where it never was, or is off."""
     unit = f"{site.name}-{name}.timer"
     (shown,) = units.facts(("LastTriggerUSec", "NextElapseUSecRealtime"), unit) or [{}]
-    (ended,) = units.facts(("Result",), f"{site.name}-{name}.service") or [{}]
+    (ended,) = units.facts(("Result", "ExecMainExitTimestamp"), f"{site.name}-{name}.service") or [{}]
     return {"last": shown.get("LastTriggerUSec", ""), "next": shown.get("NextElapseUSecRealtime", ""),
-            "result": ended.get("Result", "")}  # fmt: skip
+            "ended": ended.get("ExecMainExitTimestamp", ""), "result": ended.get("Result", "")}  # fmt: skip
 
 
 def machine():
@@ -102,10 +102,11 @@ def table(found):
 
 
 def _ran(schedule):
-    if not schedule["last"]:
-        return "has not run yet"
-    ended = "" if schedule["result"] in ("success", "") else f", FAILED ({schedule['result']})"
-    return f"ran {schedule['last']}{ended}"
+    if schedule["ended"]:
+        how = "" if schedule["result"] in ("success", "") else f", FAILED ({schedule['result']})"
+        return f"ran {schedule['ended']}{how}"
+    # A boot forgets how it went, and a timer that was just made counts as due.
+    return f"has not run since the boot, last due {schedule['last'] or 'never'}"
 
 
 def _row(slug, each):

@@ -5,6 +5,8 @@ Releases of a site: deploy, rollback, history. A façade of the host's engine, w
 
 import os
 
+from salt.exceptions import CommandExecutionError
+
 SITES = "/etc/goldenpath/sites"
 ROOT = "/srv/sum"
 
@@ -223,3 +225,29 @@ def retire(slug):
         salt-ssh web1 release.retire old-site
     """
     return _ask("retire", slug)
+
+
+def restart_postgres(unit):
+    """
+    Restart Postgres, under the maintenance pages of the sites that are live on this host.
+
+    unit (str)
+        Its unit, such as ``postgresql@17-main``.
+
+    Returns a sentence. Raises ``CommandExecutionError`` with one where it does not come back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 release.restart_postgres postgresql@17-main
+    """
+    known = os.listdir(SITES) if os.path.isdir(SITES) else []
+    if any(live(name.removesuffix(".json")) for name in known):
+        return __salt__["engine.call"]("restart-postgres", unit)["told"]
+    # A bare host has no engine yet, and nobody to show a page to.
+    if not __salt__["service.restart"](unit):
+        raise CommandExecutionError(
+            f"{unit} does not start on {__grains__['id']}. Try: journalctl -u {unit} -n 50 on the host"
+        )
+    return f"{unit} was restarted"

@@ -241,6 +241,30 @@ def healthy(name, site=None, path=None, via="socket", timeout=5):
     return _ret(name, good, comment if good else f"{comment} Try: {answer['hint']}")
 
 
+def postgres_restarted(name):
+    """
+    Postgres has read what it reads at its start alone. Where sites are live, they show the maintenance page meanwhile.
+
+    name (str)
+        Its unit.
+
+    .. code-block:: yaml
+
+        postgres-restart:
+          goldenpath.postgres_restarted:
+            - name: postgresql@17-main
+            - onchanges:
+                - file: postgres-config
+    """
+    if __opts__["test"]:
+        return _ret(name, None, f"{name} would be restarted")
+    try:
+        told = __salt__["release.restart_postgres"](name)
+    except CommandExecutionError as exc:
+        return _ret(name, False, str(exc))
+    return _ret(name, comment=told, changes={name: "restarted"})
+
+
 def caddy_valid(name, validate):
     """
     Caddy's own parser takes its files with what the operator has put beside them. Nothing is changed.

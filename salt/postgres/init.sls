@@ -1,6 +1,16 @@
 # Managed by Golden Path. One role and one database per site, over the Unix socket: no password exists.
 {%- from "postgres/map.jinja" import postgres with context %}
 
+{#- Two releases at once with all their threads, the workers' processes and the daemons, and some for a person. #}
+{%- macro connections(site) -%}
+{{ 2 * (4 * site.workers + site.celery.concurrency + 2 + 2 * (site.processes | length)) + 10 }}
+{%- endmacro %}
+{#- Root, backups and the watch have what is left. #}
+{%- set all = namespace(connections=20) %}
+{%- for site in pillar.sites.values() %}
+{%- set all.connections = all.connections + connections(site) | int %}
+{%- endfor %}
+
 include:
   - base
 
@@ -8,6 +18,8 @@ postgres-config:
   file.managed:
     - name: /etc/postgresql/{{ postgres.version }}/main/conf.d/goldenpath.conf
     - source: salt://postgres/files/goldenpath.conf
+    - template: jinja
+    - context: {{ {"connections": all.connections} | tojson }}
     - mode: '0644'
     - require:
         - pkg: base-packages
@@ -18,8 +30,16 @@ postgres-service:
     - enable: True
     - require:
         - pkg: base-packages
-    - watch:
         - file: postgres-config
+
+# Under the maintenance page where sites are live: nobody meets a database that is away.
+postgres-restart:
+  goldenpath.postgres_restarted:
+    - name: postgresql@{{ postgres.version }}-main
+    - onchanges:
+        - file: postgres-config
+    - require:
+        - service: postgres-service
 
 {%- for slug, site in pillar.sites.items() %}
 
@@ -27,11 +47,9 @@ postgres-database-{{ slug }}:
   site_database.present:
     - name: sum-{{ slug }}
     - extensions: {{ site.postgres.extensions | tojson }}
-    # Two releases at once with all their threads, the workers' processes, and some for a person; the rest of the
-    # hundred that a server has is for root and the neighbours.
-    - connections: {{ [2 * (4 * site.workers + site.celery.concurrency + 2) + 10, 80] | min }}
+    - connections: {{ connections(site) }}
     - require:
-        - service: postgres-service
+        - goldenpath: postgres-restart
 {%- if site.packages and site.postgres.extensions %}
         - packages: site-packages-{{ slug }}
 {%- endif %}

@@ -13,6 +13,7 @@ import yaml
 
 from lab.common import wait_for
 from lab.controller import REPOSITORY
+from lab.load import Load
 
 from .conftest import DOMAIN, ROOT, SLUG
 
@@ -219,3 +220,24 @@ def test_a_host_that_is_gone_is_named(operator, tmp_path):
     gone("logs", SLUG, status=1)
     assert "Connection refused" in gone.err
     assert "Connection refused" in gone("drift", status=1)
+
+
+def test_more_connections_than_a_server_has_by_itself(operator):
+    """Postgres is restarted once, and visitors read the page meanwhile, and never an error."""
+    world = operator.world
+    asked = "runuser -u postgres -- psql -Atc 'show max_connections'"
+    assert world.sh(asked) == "100"
+    world.write_pillar(workers=12)
+    with Load(world.host, DOMAIN, clients=2, seconds=120) as load:
+        time.sleep(1)
+        states = world.apply()
+        time.sleep(1)
+    assert {key: state for key, state in states.items() if state[0] is not True} == {}
+    assert int(world.sh(asked)) > 130
+    assert load.failures and {status for _, _, status in load.failures} == {503}
+    assert world.sh(f"test -e {ROOT}/maintenance && echo up", check=False) == ""
+    assert world.health() == (200, "ok")
+    assert "is in order." in operator("drift")
+    world.write_pillar(workers=2)
+    world.apply()
+    assert world.sh(asked) == "100"

@@ -3,14 +3,16 @@ A site's database on a real Postgres: what a site may do there, and what it can 
 and restores. The server is a test's own, on a private socket.
 """
 
+import contextlib
 import os
 import pathlib
 import re
+import subprocess
 import threading
 import time
 
 import pytest
-from goldenpath import files, pgdump, postgres, process
+from goldenpath import files, pgdump, postgres, process, signs
 from goldenpath import site as sites
 from goldenpath.errors import Failed
 
@@ -349,3 +351,33 @@ def test_somebody_who_will_not_leave(pg, acme, path):
         for each in knocking:
             each.join()
     assert postgres.exists(f"{NAME}.old") and pg.psql("SELECT count(*) FROM page;", NAME, NAME) == "2"
+
+
+def test_who_takes_all_connections_and_who_keeps_others_waiting(pg, monkeypatch):
+    pg.psql(f'ALTER ROLE "{NAME}" CONNECTION LIMIT 4;')
+    monkeypatch.setattr(signs, "HELD_SECONDS", 0)
+    acme = [sites.Site("acme", {}), sites.Site("beta", {})]
+    assert list(signs._postgres(acme)) == []
+    hold = "BEGIN; LOCK TABLE page; SELECT pg_sleep(30);"
+    with contextlib.ExitStack() as stack:
+
+        def session(statements):
+            argv = ["psql", "--no-psqlrc", "-qAt", "--dbname", NAME]
+            env = {"PATH": os.environ["PATH"], **pg._env(NAME, {})}
+            one = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            stack.callback(lambda: (one.kill(), one.communicate()))
+            one.stdin.write(statements + "\n")
+            one.stdin.flush()
+
+        session(hold)
+        end = time.monotonic() + 20
+        while "t" not in pg.psql("SELECT granted FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"):
+            assert time.monotonic() < end
+        for _ in range(3):
+            session("SELECT count(*) FROM page;")
+        while len(found := list(signs._postgres(acme))) < 2:
+            assert time.monotonic() < end, found
+            time.sleep(0.1)
+        taken_, held = sorted(found, reverse=True)
+        assert taken_.startswith("acme on web1 has 4 of the 4 connections to its database. Try: ")
+        assert re.match(r"A session of acme on web1 \(process \d+\) has kept others of it waiting for a lock", held)

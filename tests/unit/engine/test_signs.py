@@ -32,7 +32,7 @@ def well(site, paths, monkeypatch, tmp_path):
     )  # fmt: skip
     monkeypatch.setattr(redis_gate, "own", lambda: state.own)
     monkeypatch.setattr(redis_gate, "answer", lambda *_, slug=None, **__: state.pong(slug))
-    monkeypatch.setattr(postgres, "sql", lambda *_, **__: state.postgres() if hasattr(state, "postgres") else "1")
+    monkeypatch.setattr(postgres, "sql", lambda *_, **__: state.postgres() if hasattr(state, "postgres") else "")
     monkeypatch.setattr(health, "ask", lambda *_, **__: state.answer)
     monkeypatch.setattr(visitor, "names", lambda site: list(state.names))
     monkeypatch.setattr(units, "unsettled", lambda site: state.unsettled)
@@ -71,7 +71,12 @@ TROUBLE = {
     "broken": ({"answer": {"status": "broken", "message": "404"}}, "is broken for visitors: 404"),
     "degraded": ({"answer": {"status": "degraded", "message": "celery is unwell"}}, "is degraded: celery is unwell"),
     "unit": ({"unsettled": ["start sum-acme-kitchens-celery.service"]}, "celery.service on web1 should run"),
-    "disk": ({"disk": (9, 50)}, "/ on web1 is full to 91 %, 9.0 MiB are left. Try: du -xsh /*"),
+    "disk": ({"disk": (9, 50)}, "/ on web1 is full to 91 %, 9.0 MiB are left"),
+    "connections": ({"postgres": lambda: "connections|sum-acme-kitchens|38|42\nconnections|postgres|1|1"},
+                    "acme-kitchens on web1 has 38 of the 42 connections to its database. Try: goldenpath psql acme-"),
+    "lock": ({"postgres": lambda: "lock|sum-acme-kitchens|4711|0"},
+             "A session of acme-kitchens on web1 (process 4711) has kept others of it waiting for a lock, for more "
+             "than 120 seconds. Try: goldenpath psql acme-kitchens -c 'select pg_terminate_backend(4711)'"),
     "inodes": ({"disk": (50, 9)}, "/ on web1 has 9 inodes left for files"),
 }  # fmt: skip
 
@@ -212,3 +217,16 @@ def test_a_page_that_a_killed_deploy_left_up(well):
     assert f"The maintenance page of {SLUG} on web1 is up" in found
     pathlib.Path(well.site.path("maintenance")).write_text("operator")
     assert list(signs.now([well.site])) == []
+
+
+def test_whose_files_fill_a_disk(well, monkeypatch, tmp_path):
+    well.disk = (9, 50)
+    pathlib.Path(well.site.path("media")).mkdir()
+    pathlib.Path(well.site.path("media/large")).write_bytes(b"x" * (3 << 20))
+    monkeypatch.setattr(signs, "PLACES", (well.site.root,))
+    (found,) = told()
+    assert f" MiB are left, 3.0 MiB are of {SLUG}. Try: du -xsh {well.site.root}/*" in found
+    # Who cannot be counted in time holds nothing up.
+    monkeypatch.setattr(signs, "DU", "/bin/false")
+    (found,) = told()
+    assert " MiB are left. Try: " in found

@@ -298,3 +298,18 @@ def test_files_of_the_operators_own_that_caddy_refuses(states, tmp_path):
         f"Try: mend what stands in {tmp_path}"
     )
     assert states.caddy_valid(str(tmp_path), "/validate")["result"] is True
+
+
+def test_a_restart_of_postgres(states):
+    states.answers("restart_postgres", "it was restarted in 1.2 s", "release")
+    ret = states.postgres_restarted("postgresql@17-main")
+    assert (ret["result"], ret["comment"], ret["changes"]) == (
+        True, "it was restarted in 1.2 s", {"postgresql@17-main": "restarted"},
+    )  # fmt: skip
+    states.answers("restart_postgres", CommandExecutionError("no. Try: x"), "release")
+    assert (states.postgres_restarted("p")["result"], states.postgres_restarted("p")["comment"]) == (
+        False,
+        "no. Try: x",
+    )
+    states.dry_run()
+    assert states.postgres_restarted("p")["result"] is None

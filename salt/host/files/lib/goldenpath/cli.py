@@ -28,6 +28,7 @@ from . import (
     process,
     redis_gate,
     release,
+    restart,
     rollback,
     settle,
     signs,
@@ -219,6 +220,10 @@ def _page(site, switch):
     return site.maintenance()
 
 
+def _restart_postgres(arguments):
+    return restart.restart_postgres(arguments.unit)
+
+
 def _heal(arguments):
     return jobs.end_of_restore(arguments.site) if arguments.site else jobs.heal_all()
 
@@ -266,6 +271,7 @@ _VERBS = (
     ("heal", "put back, or tidy up, what a restore left", "?", _heal),
     ("watch", "look for what is overdue or restless", "?", lambda a: watch.look()),
     ("fresh", "how old the last backup and drill are", "?", lambda a: watch.freshness(sites.backed_up(a.site))),
+    ("restart-postgres", "restart Postgres, under the sites' maintenance pages", 0, _restart_postgres),
     ("exchange", "a rollback's part with the database", None, _exchange),
 )  # fmt: skip
 
@@ -291,6 +297,7 @@ def _parser():
     made["logs"].add_argument("--since", metavar="TIME", help="as journalctl has it: '1 hour ago', 'today'")
     made["diff"].add_argument("ref", nargs="?", metavar="REF", help="tag, branch or commit; the pillar's by default")
     made["diff"].add_argument("--json", action="store_true", help="for programs")
+    made["restart-postgres"].add_argument("unit", metavar="UNIT")
     made["export"].add_argument("--media", action="store_true", help="the media instead")
     made["env"].add_argument("--values", action="store_true", help="with their values, but for secrets")
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")

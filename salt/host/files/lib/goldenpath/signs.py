@@ -14,7 +14,9 @@ from . import health, host, lock, postgres, process, redis_gate, text, units, vi
 from .errors import Failed
 from .site import OURS
 
-OPENSSL = "/usr/bin/openssl"
+OPENSSL, DU = "/usr/bin/openssl", "/usr/bin/du"
+# Longest that it is counted whose files they are.
+COUNT_SECONDS = 20
 REBOOT = "/run/reboot-required"
 # Where what a host writes lies; each filesystem counts once.
 PLACES = ("/", "/var", "/srv", "/var/lib/postgresql", "/var/lib/redis", "/var/log", "/tmp")  # noqa: S108
@@ -26,13 +28,25 @@ LIFE = 0.3
 AGAIN_SECONDS = 5
 
 
+# Of a role's connections, in per cent; and how long one may keep others waiting, in seconds.
+TAKEN, HELD_SECONDS = 90, 120
+_TAKING = """
+SELECT 'connections', rolname, count(*), rolconnlimit FROM pg_stat_activity JOIN pg_roles ON usename = rolname
+WHERE rolconnlimit > 0 GROUP BY rolname, rolconnlimit HAVING count(*) * 100 >= rolconnlimit * {share};
+SELECT DISTINCT 'lock', holder.usename, holder.pid, 0 FROM pg_stat_activity waiting
+CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) AS blocking(pid)
+JOIN pg_stat_activity holder ON holder.pid = blocking.pid
+WHERE waiting.wait_event_type = 'Lock' AND now() - waiting.query_start > interval '{seconds} seconds';
+"""
+
+
 def now(sites):
     """What visitors feel, or would feel next: asked every minute. sites: those of this host."""
     live = [site for site in sites if site.current]
     found = [*_redis(live), *_postgres(live)]
     for site in live:
         found += _site(site)
-    return [*found, *_disks()]
+    return [*found, *_disks(sites)]
 
 
 def slow(sites):
@@ -60,9 +74,25 @@ def _postgres(sites):
     if not sites:
         return
     try:
-        postgres.sql("SELECT 1;", timeout=10)
+        rows = postgres.sql(_TAKING.format(share=TAKEN, seconds=HELD_SECONDS), timeout=10)
     except Failed as exc:
         yield f"On {host.name()} {str(exc)[:1].lower()}{str(exc)[1:]}"
+        return
+    names = {site.name: site.slug for site in sites}
+    for row in rows.splitlines():
+        what, role, number, most = row.split("|")
+        slug = names.get(role)
+        if slug and what == "connections":
+            yield (
+                f"{slug} on {host.name()} has {number} of the {most} connections to its database. "
+                f"Try: goldenpath psql {slug} -c 'table pg_stat_activity'"
+            )
+        elif slug:
+            yield (
+                f"A session of {slug} on {host.name()} (process {number}) has kept others of it waiting for a lock, "
+                f"for more than {HELD_SECONDS} seconds. "
+                f"Try: goldenpath psql {slug} -c 'select pg_terminate_backend({number})'"
+            )
 
 
 def _site(site):
@@ -97,7 +127,7 @@ def _site(site):
         )
 
 
-def _disks():
+def _disks(sites):
     seen = set()
     for place in PLACES:
         with contextlib.suppress(OSError):
@@ -108,9 +138,25 @@ def _disks():
             used = 100 - 100 * disk.f_bavail // disk.f_blocks
             if used >= FULL:
                 left, below = text.size(disk.f_bavail * disk.f_frsize), place.rstrip("/")
-                yield f"{place} on {host.name()} is full to {used} %, {left} are left. Try: du -xsh {below}/*"
+                yield (
+                    f"{place} on {host.name()} is full to {used} %, {left} are left{_most(sites, device)}. "
+                    f"Try: du -xsh {below}/*"
+                )
             if disk.f_files and 100 * disk.f_ffree < (100 - FULL) * disk.f_files:
                 yield f"{place} on {host.name()} has {disk.f_ffree} inodes left for files. Try: du -x --inodes {place}"
+
+
+def _most(sites, device):
+    """Who has the most of a filesystem, as the end of a sentence; empty where nobody can tell in time."""
+    there = [site for site in sites if os.stat(site.root).st_dev == device]
+    if not there:
+        return ""
+    done = process.run([DU, "-sxB1", *(site.root for site in there)], timeout=COUNT_SECONDS)
+    rows = [line.split("\t") for line in done.output.splitlines() if re.fullmatch(r"\d+\t/.*", line)]
+    if done.code or not rows:
+        return ""
+    size, root = max((int(size), root) for size, root in rows)
+    return f", {text.size(size)} are of {os.path.basename(root)}"
 
 
 def _certificates(site):

@@ -1,6 +1,7 @@
 """An operator's wishes, each as it is typed in the checkout, on a real host (docs/day.md)."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -29,11 +30,21 @@ class Operator:
         self.world, self.folder = world, folder
         self.env = {**os.environ, "GOLDENPATH_CONFIG": str(world.controller.config_dir)}
 
-    def start(self, *words, **options):
-        return subprocess.Popen(
-            [str(REPOSITORY / "goldenpath"), *words], cwd=self.folder, env=self.env, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-        )  # fmt: skip
+    @contextlib.contextmanager
+    def beside(self, *words):
+        """Type a command that goes on until it is ended; gives the file that it writes to."""
+        # A file: the connection that several commands share holds a pipe open for longer than they last.
+        path = self.folder / "beside.out"
+        with open(path, "w") as stream:
+            running = subprocess.Popen(
+                [str(REPOSITORY / "goldenpath"), *words], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=stream, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                yield path
+            finally:
+                running.terminate()
+                running.wait(20)
 
     def __call__(self, *words, status=0, **options):
         """Type a command. Returns what it printed to standard output; its errors are kept."""
@@ -97,17 +108,13 @@ def test_why_it_answered_500(operator):
 
 def test_logs_follow_over_a_deploy(operator):
     before = operator.world.live()
-    following = operator.start("logs", SLUG, "web", "-f", "-n", "1")
-    try:
+    with operator.beside("logs", SLUG, "web", "-f", "-n", "1") as path:
         time.sleep(1)
         operator("deploy", SLUG, "v1.0.0")
         assert operator.world.live() != before
         release = operator.world.live()
-        time.sleep(1)
-    finally:
-        following.terminate()
-        out, _ = following.communicate(timeout=20)
-    assert f"/{release}.sock" in out, "the new release's own words"
+        assert wait_for(lambda: f"/{release}.sock" in path.read_text(), 20, 0.5), path.read_text()
+    out = path.read_text()
     assert {line[15:23].strip() for line in out.splitlines()} == {"web"}
     assert operator("logs", SLUG, "worker", "-n", "2").count("worker") == 2
     assert "Applying" in operator("logs", SLUG, "deploy", "-n", "200") or "$ " in operator("logs", SLUG, "deploy")
@@ -216,10 +223,11 @@ def test_a_host_that_is_gone_is_named(operator, tmp_path):
     gone = Operator(operator.world, tmp_path)
     gone.env["GOLDENPATH_CONFIG"] = str(tmp_path / "config")
     out = gone("ps", status=1)
-    assert f"{operator.world.name} cannot be asked: " in out and "Connection refused. Try: ./goldenpath ssh" in out
+    assert f"{operator.world.name} cannot be asked: " in out and ". Try: ./goldenpath ssh" in out
     gone("logs", SLUG, status=1)
-    assert "Connection refused" in gone.err
-    assert "Connection refused" in gone("drift", status=1)
+    assert "timed out" in gone.err or "refused" in gone.err
+    said = gone("drift", status=1) + gone.err
+    assert "timed out" in said or "refused" in said
 
 
 def test_more_connections_than_a_server_has_by_itself(operator):

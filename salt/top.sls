@@ -10,5 +10,6 @@ base:
     - site
     - buffer
     - caddy
+    - operators
     - alert
     - backup

@@ -89,6 +89,12 @@ backup:                         # what follows shows the defaults, except where 
     drill: https://heartbeat.example/77b1
     check: https://heartbeat.example/a02e
 
+operators:                      # who may deploy sites without being root; default: nobody
+  ada:                          # ssh goldenpath@HOST deploy acme-kitchens v1.5.0
+    key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExample00 ada@laptop
+    sites: [acme-kitchens]
+    until: "2027-01-31"         # the last day; default: no end
+
 alerts:                         # failed backups, drills and units, once an hour for each; default: none
   webhook: https://hooks.example/T01/B02    # takes JSON by POST
   format: json                  # or slack, for Slack and Mattermost

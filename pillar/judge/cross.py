@@ -16,6 +16,7 @@ def faults(pillar):
     alerts = sites.mapping(pillar, "alerts")
     if "smtp" in alerts and not alerts.get("mail"):
         yield ("alerts", "smtp"), "sends mail to nobody; write `mail` beside it, or remove it"
+    yield from _check_operators(pillar)
     domains = {}
     databases = {}
     for slug, site in sites.sites_of(pillar):
@@ -52,6 +53,24 @@ def _placeholders(value, path):
             yield from _placeholders(item, (*path, index))
     elif isinstance(value, str) and value in words.PLACEHOLDERS:
         yield path, "is still the placeholder of a copied block; write your own, or remove the key"
+
+
+def _check_operators(pillar):
+    known = sorted(str(slug) for slug, _ in sites.sites_of(pillar))
+    keys = {}
+    for name, operator in sites.mapping(pillar, "operators").items():
+        if not isinstance(operator, dict):
+            continue
+        named = operator.get("sites")
+        for index, slug in enumerate(named if isinstance(named, list) else []):
+            if isinstance(slug, str) and slug not in known:
+                yield (
+                    ("operators", name, "sites", index),
+                    f"{words.shown(slug)} is no site of this host; name one of {', '.join(known) or 'its sites'}",
+                )
+        key = " ".join(str(operator.get("key")).split()[:2])
+        if keys.setdefault(key, name) != name:
+            yield ("operators", name, "key"), f"is the key of {keys[key]} as well; each has one of their own"
 
 
 def _check_backup(pillar):

@@ -1,5 +1,6 @@
 """What a text of the pillar has to look like: each check raises ValueError(problem) or ValueError(problem, hint)."""
 
+import datetime
 import ipaddress
 import keyword
 import posixpath
@@ -193,6 +194,25 @@ def _moved_to(text):
         raise ValueError("is empty")
 
 
+# Types that sshd of today takes; options before the type would be a way around the door.
+_public_key = _matching(
+    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com|sk-ecdsa-sha2-nistp256@openssh\.com)"
+    r" [A-Za-z0-9+/]{40,2000}={0,3}( [^\n\"]{0,100})?",
+    "is no public key",
+)
+
+
+def _day(text):
+    if not isinstance(text, str):
+        return
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is no day") from None
+    if len(text) != 10:
+        raise ValueError("is no day")
+
+
 _user_name = _matching(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", "is not the name of a user")
 
 
@@ -299,6 +319,8 @@ FORMATS = {
     "moved-path": _moved_path,
     "moved-to": _moved_to,
     "user-name": _user_name,
+    "public-key": _public_key,
+    "day": _day,
     "password-hash": _password_hash,
     "network": _network,
     "url-path": _url_path,

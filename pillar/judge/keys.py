@@ -45,7 +45,7 @@ def places():
             found.setdefault(name, []).append((*path, name))
             walk(inner, (*path, name))
         if isinstance(schema.get("additionalProperties"), dict):
-            walk(schema["additionalProperties"], (*path, "<name>" if "<slug>" in path else "<slug>"))
+            walk(schema["additionalProperties"], (*path, "<slug>" if path == ("sites",) else "<name>"))
 
     walk(load(), ())
     return found

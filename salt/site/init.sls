@@ -1,7 +1,9 @@
-# Managed by Golden Path. Per site: its user, folders and environment; its units are in site/units.sls.
+# Managed by Golden Path. Per site: its user, folders and environment; its units are in site/units.sls, what the host
+# knows of it without a pillar in site/facts.sls.
 # A release comes by deploy.
 include:
   - base
+  - site.facts
   - site.units
 
 {%- for slug, site in pillar.sites.items() %}
@@ -80,24 +82,6 @@ site-static-{{ slug }}:
     - target: current/static
     - require:
         - file: site-root-{{ slug }}
-
-# What modules that are called without a pillar need to know; no secrets.
-site-facts-{{ slug }}:
-  file.managed:
-    - name: /etc/goldenpath/sites/{{ slug }}.json
-    - contents: |
-        {{ {"slug": slug, "user": user, "root": root, "domains": site.domains, "health": site.health,
-            "tls": site.tls, "celery": site.celery, "redis": site.redis,
-            "postgres": site.postgres, "workers": site.workers, "limits": site.limits, "max_body": site.max_body,
-            "repo": site.repo | regex_replace("^(https?://)[^/@]*@", "\\1"), "ref": site.ref,
-            "directory": site.directory, "project": site.project, "settings": site.settings,
-            "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names, "python": site.python, "migrations": site.migrations,
-            "wsgi": site.wsgi, "asgi": site.asgi, "drain": site.drain, "media": site.media, "build": site.build, "release": site.release,
-            "processes": site.processes, "schedules": site.schedules,
-            "secrets": site.secrets | list} | tojson }}
-    - mode: '0644'
-    - require:
-        - file: base-state-directory
 
 site-env-{{ slug }}:
   site_env.managed:

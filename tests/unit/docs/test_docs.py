@@ -39,7 +39,7 @@ def keys(schema, path=()):
         if "properties" in inner:
             found |= keys(inner, here)
         elif isinstance(rest, dict) and "properties" in rest:
-            found |= keys(rest, (*here, "<name>" if "<slug>" in here else "<slug>"))
+            found |= keys(rest, (*here, "<slug>" if here == ("sites",) else "<name>"))
         else:
             found[":".join(here)] = (inner.get("default"), name in schema.get("required", []))
     return found

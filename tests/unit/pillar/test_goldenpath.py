@@ -42,6 +42,7 @@ BACKUP = {
 }
 # Keys that may be absent and then have no value.
 WITHOUT_DEFAULT = {
+    ("operators", "*", "until"),
     ("alerts", "heartbeat"),
     ("alerts", "smtp"),
     ("alerts", "smtp", "user"),
@@ -286,6 +287,35 @@ def test_a_placeholder_is_no_value(path, value):
     told = goldenpath.validate(changed(path, value))
     assert len(told) == 1 and told[0].startswith(":".join(path))
     assert "placeholder" in told[0] or "is neither a URL" in told[0]
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI" + "A" * 43
+
+
+@pytest.mark.parametrize(
+    ("operator", "where", "part"),
+    [
+        ({"key": "ssh-dss AAAA", "sites": ["acme"]}, "ada:key", "is no public key"),
+        ({"key": f'command="sh" {KEY}', "sites": ["acme"]}, "ada:key", "is no public key"),
+        ({"key": KEY + "\nssh-ed25519 x", "sites": ["acme"]}, "ada:key", "is no public key"),
+        ({"key": KEY, "sites": ["shop"]}, "ada:sites:0", "is no site of this host; name one of acme"),
+        ({"key": KEY, "sites": []}, "ada:sites", "is an empty list"),
+        ({"key": KEY}, "ada:sites", "is missing"),
+        ({"key": KEY, "sites": ["acme"], "until": "31.1.2027"}, "ada:until", "is no day"),
+        ({"key": KEY, "sites": ["acme"], "until": "20270131"}, "ada:until", "is no day"),
+        ({"key": KEY, "sites": ["acme"], "shell": True}, "ada:shell", "is not a key of an operator"),
+    ],
+)
+def test_operators_that_are_wrong(operator, where, part):
+    assert part in sentence(changed(["operators", "ada"], operator), f"operators:{where}")
+
+
+def test_each_operator_has_a_key_of_their_own():
+    ada = {"key": KEY + " ada@laptop", "sites": ["acme"], "until": "2027-01-31"}
+    assert goldenpath.validate(changed(["operators"], {"ada": ada})) == []
+    both = changed(["operators"], {"ada": ada, "ci": {"key": KEY + " ci", "sites": ["acme"]}})
+    assert "is the key of ada as well" in sentence(both, "operators:ci:key")
+    assert "is not the name of a user" in sentence(changed(["operators"], {"a b": ada}), "operators:a b")
 
 
 def test_a_front_door_with_everything():
@@ -570,7 +600,8 @@ def test_host_without_sites():
     assert goldenpath.validate({"redis": {}, "sites": {}}) == []
     assert goldenpath.validate({"redis": {}}) == []
     assert goldenpath.normalise({"redis": {}}) == {
-        "redis": {}, "sites": {}, "backup": BACKUP, "alerts": {"format": "json"}, "goldenpath_secrets": [],
+        "redis": {}, "sites": {}, "backup": BACKUP, "alerts": {"format": "json"}, "operators": {},
+        "goldenpath_secrets": [],
     }  # fmt: skip
     assert "write `redis: {}` beside it" in sentence({"sites": {}}, "sites")
 
@@ -936,6 +967,7 @@ def test_defaults():
         },
         "backup": BACKUP,
         "alerts": {"format": "json"},
+        "operators": {},
         "goldenpath_secrets": [],
     }
 

@@ -16,6 +16,7 @@ from . import (
     VERSION,
     alert,
     compare,
+    door,
     export,
     facts,
     files,
@@ -26,6 +27,7 @@ from . import (
     logs,
     manage,
     process,
+    progress,
     redis_gate,
     release,
     restart,
@@ -61,10 +63,21 @@ def _maintenance(arguments):
     return {"site": arguments.site, "maintenance": bool(who), "by": who or None}
 
 
+def _deploy(arguments):
+    """Without a controller: what the host knows of the site is what it was provisioned with, or released by last."""
+    request = {"who": _who(), "wait": arguments.wait, **({"ref": arguments.ref} if arguments.ref else {})}
+    with progress.printed(arguments.site):
+        done = launch.run("deploy", arguments.site, request, arguments.wait)
+    notes = [f"  {note}" for note in done["notes"]]
+    head = f"{done['ref']} ({done['sha'][:8]}) is live on {arguments.site} after {done['seconds']} s"
+    return "\n".join([head, *notes])
+
+
 def _rollback(arguments):
     """By plain ssh, at night: the last good release, or the one that is named."""
     request = {"release": arguments.release, "who": _who(), "restore_database": arguments.restore_database}
-    done = launch.run("rollback", arguments.site, request, arguments.wait)
+    with progress.printed(arguments.site):
+        done = launch.run("rollback", arguments.site, request, arguments.wait)
     return {key: done[key] for key in ("release", "ref", "before", "moved", "notes", "seconds")}
 
 
@@ -153,6 +166,9 @@ def _redis(arguments):
 
 
 def _who():
+    if os.environ.get("GOLDENPATH_WHO"):
+        # The door knows it from the key.
+        return os.environ["GOLDENPATH_WHO"]
     return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'root'}@{host.name()}"
 
 
@@ -246,7 +262,7 @@ def _ps(arguments):
 
 
 # Verbs that answer in lines and not in JSON.
-_FOR_PEOPLE = ("diff", "env", "ps", "run")
+_FOR_PEOPLE = ("deploy", "diff", "env", "ps", "run")
 # The verb, its help, how its site is given (0: not at all), and its work.
 _VERBS = (
     ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
@@ -260,6 +276,7 @@ _VERBS = (
     ("run", "run a command as the site's user, in its sandbox; or one of its schedules now", None, _run),
     ("redis", "redis-cli as root's own user of Redis, who may administer; with a site first, in its own", 0, _redis),
     ("releases", "what is live, and how it came to be", "?", _releases),
+    ("deploy", "release a ref of a site, the one of its pillar by default", None, _deploy),
     ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
     ("maintenance", "show, put up or take down the maintenance page", None, _maintenance),
     ("backup", "back up one site, or all", "?", _backup),
@@ -271,6 +288,7 @@ _VERBS = (
     ("heal", "put back, or tidy up, what a restore left", "?", _heal),
     ("watch", "look for what is overdue or restless", "?", lambda a: watch.look()),
     ("fresh", "how old the last backup and drill are", "?", lambda a: watch.freshness(sites.backed_up(a.site))),
+    ("door", "answer an operator's key; for sshd alone", 0, lambda a: door.serve()),
     ("restart-postgres", "restart Postgres, under the sites' maintenance pages", 0, _restart_postgres),
     ("exchange", "a rollback's part with the database", None, _exchange),
 )  # fmt: skip
@@ -304,9 +322,10 @@ def _parser():
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))
     made["releases"].add_argument("--limit", type=int, default=10, metavar="N", help="the last N records")
+    made["deploy"].add_argument("ref", nargs="?", metavar="REF")
     made["rollback"].add_argument("--release", metavar="ID")
     made["rollback"].add_argument("--restore-database", action="store_true", help="with the dump from before, too")
-    for name in ("backup", "drill", "check", "plan", "restore", "rollback"):
+    for name in ("backup", "drill", "check", "plan", "restore", "rollback", "deploy"):
         default = jobs.BUSY if name in ("backup", "drill", "check") else 0
         made[name].add_argument("--wait", type=int, default=default, metavar="SECONDS")
     made["restore"].add_argument("--confirm", metavar="SITE", help="the site's name once more")
@@ -362,7 +381,7 @@ def main(argv):
     except OSError as exc:
         print(f"{exc.strerror or exc}: {exc.filename or arguments.verb}. Try: df -h", file=sys.stderr)
         return FAILED
-    if answer is None and arguments.verb == "logs":
+    if answer is None and arguments.verb in ("door", "logs"):
         return DONE
     answer = text.shown(answer)
     told = isinstance(answer, str) and arguments.verb in _FOR_PEOPLE

@@ -11,6 +11,8 @@ ETC = "/etc/goldenpath"
 STATE = "/var/lib/goldenpath"
 RUN = "/run/goldenpath"
 SITES = f"{ETC}/sites"
+# Addresses of repositories with their credentials, root's alone.
+REPOSITORIES = f"{ETC}/repositories"
 HOST = f"{ETC}/host.json"
 BACKUP = f"{ETC}/backup.json"
 

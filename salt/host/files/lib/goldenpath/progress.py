@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import sys
+import threading
 
 from . import host
 from .errors import Failed, Refused
@@ -50,3 +52,36 @@ def shown(slug):
         raise
     finally:
         tell(slug, "", "end", why=why)
+
+
+@contextlib.contextmanager
+def printed(slug):
+    """The steps of what runs meanwhile, on standard error, a line each as it ends."""
+    done = threading.Event()
+    thread = threading.Thread(target=_print, args=(slug, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(2)
+
+
+def _print(slug, done):
+    # What is there is another command's: the file is emptied by the one that begins.
+    seen, last = None, False
+    while not last:
+        last = done.wait(0.1)
+        with contextlib.suppress(OSError), open(_path(slug), encoding="utf-8") as stream:
+            lines = stream.read().splitlines()
+            if seen is None or len(lines) < seen:
+                seen = len(lines) if seen is None else 0
+            for line in lines[seen:]:
+                with contextlib.suppress(ValueError, KeyError):
+                    note = json.loads(line)
+                    if note["event"] in ("done", "failed"):
+                        took = f"{note.get('seconds', 0):.1f} s" if note["event"] == "done" else "FAILED"
+                        print(f"{note['step']} {took}", file=sys.stderr, flush=True)
+            seen = len(lines)
+        if seen is None:
+            seen = 0

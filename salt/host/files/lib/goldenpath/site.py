@@ -209,7 +209,13 @@ def load(slug, pillar=None):
     if not written and not pillar:
         known = ", ".join(host.slugs()) or "none"
         raise Refused(f"{host.name()} has no site {slug!r:.80}. Known: {known}. Try: one of them")
-    return Site(slug, {**written, **(pillar or {})}, written if pillar else None)
+    return Site(slug, {**written, **_address(slug, written), **(pillar or {})}, written if pillar else None)
+
+
+def _address(slug, written):
+    """The repository's address with its credentials, where the host has them for this very address."""
+    found = (files.read(f"{host.REPOSITORIES}/{slug}") or "").strip()
+    return {"repo": found} if found and text.without_credentials(found) == written.get("repo") else {}
 
 
 def every():

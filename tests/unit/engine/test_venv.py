@@ -451,6 +451,18 @@ def test_a_worker_gets_a_redis_client(venv, checkout, builder):
     assert brought(builder) == [f"{name}=={venv.BROUGHT[name]}" for name in ("gunicorn", "redis")]
 
 
+def test_credentials_of_private_indexes_are_variables_of_the_site(venv, checkout, builder, monkeypatch):
+    checkout.write(requirements_txt="--extra-index-url https://u:${INDEX_TOKEN}@index.example/simple\nacme==1\n")
+    secret = {"INDEX_TOKEN": "s3cr3t", "UV_INDEX": "https://index.example", "UV_CACHE_DIR": "/tmp/theirs"}
+    monkeypatch.setattr(Site, "environment", lambda self, release=None: dict(secret))
+    venv.build(acme(), str(checkout.folder), "r1")
+    assert builder.calls and all(env["INDEX_TOKEN"] == "s3cr3t" and env["UV_INDEX"] for _, _, env in builder.calls)
+    assert all("s3cr3t" not in " ".join(map(str, argv)) for argv, _, _ in builder.calls), (
+        "every list of processes shows argv"
+    )
+    assert not any(env["UV_CACHE_DIR"].startswith("/tmp/theirs") for _, _, env in builder.calls), "ours is ours"
+
+
 def brought(builder):
     return [word for argv, _, _ in builder.calls for word in argv if "==" in str(word)]
 

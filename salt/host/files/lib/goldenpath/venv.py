@@ -64,6 +64,8 @@ def build(site, source, release, log=None):
     complete = f"{venv}/.complete"
     program, reused = uv(), os.path.exists(complete)
     env = {
+        # `${TOKEN}` in a requirements file, and addresses of private indexes, are variables of the site's.
+        **site.environment(),
         "UV_CACHE_DIR": site.path("cache/uv"),
         "UV_TOOL_DIR": site.path("cache/tools"),
         "UV_NO_PROGRESS": "1",

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -297,6 +299,66 @@ def sites(bookworm, tmp_path_factory):
     finally:
         bookworm.write_pillar(redis=shared)
         sites.remove()
+
+
+def documented():
+    """The files of a site that somebody makes by docs/your-site.md: `startproject`, and the page's own lines."""
+    text = (REPOSITORY / "docs/your-site.md").read_text()
+    settings, health = re.findall(r"```python\n(.*?)```", text, re.S)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [pathlib.Path(sys.executable).with_name("uv"), "tool", "run", "--quiet", "--from", "django==5.2.19",
+             "django-admin", "startproject", "mysite", folder],
+            check=True, env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"},
+        )  # fmt: skip
+        files = {str(path.relative_to(folder)): path.read_text() for path in pathlib.Path(folder).rglob("*.py")}
+    # What the page shows takes the place of what startproject wrote.
+    names = set(re.findall(r"^(?:    )?([A-Z_]+) =", settings, re.MULTILINE))
+    lines = files["mysite/settings.py"].splitlines()
+    kept = "\n".join(line for line in lines if line.partition(" =")[0] not in names - {"DATABASES"})
+    files["mysite/settings.py"] = f"{kept}\n{settings}"
+    files["mysite/urls.py"] += health
+    return {**files, "requirements.txt": "Django==5.2.19\npsycopg[binary]==3.3.9\nredis==6.4.0\n"}
+
+
+def test_a_site_of_the_page_for_new_sites(sites, tmp_path):
+    """docs/your-site.md, line by line: inspect, the block, state.apply, a deploy, a superuser."""
+    world = sites.world
+    tree = Tree(tmp_path / "mysite", "/srv/git/mysite.git", documented())
+    tree.publish(world.host)
+    said = subprocess.run(
+        [pathlib.Path(sys.executable).with_name("salt-run"), "-c", str(world.controller.config_dir),
+         "goldenpath.inspect", str(tree.folder), "slug=mysite"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    block = yaml.safe_load(said)["mysite"]
+    assert "CHOOSE" not in str({key: value for key, value in block.items() if key != "repo"}), said
+    block |= {"repo": "/srv/git/mysite.git", "domains": ["mysite.example"], "tls": "internal", "ref": "main",
+              "redis": {"cache": 8, "broker": 9}, "workers": 1}  # fmt: skip
+    world.controller.pillar(world.name, {**sites.pillar, "sites": {**sites.pillar["sites"], "mysite": block}})
+    try:
+        failed = {key: state for key, state in world.apply().items() if state[0] is not True}
+        assert failed == {}
+        status, output = world.deploy(site="mysite")
+        assert status == 0, output
+        assert ask(world.host, "/health/", domain="mysite.example") == (200, '{"status": "ok"}')
+        code, page = ask(world.host, "/admin/login/", domain="mysite.example")
+        assert code == 200 and "/static/admin/" in page
+        style = re.search(r'href="(/static/admin/[^"]+[.]css)"', page)[1]
+        assert ask(world.host, style, domain="mysite.example")[0] == 200
+        world.sh("goldenpath manage mysite createsuperuser --noinput --username ada --email ada@acme.example")
+        shell = "from django.contrib.auth.models import User; print(User.objects.count())"
+        assert world.sh(f"goldenpath manage mysite shell -v 0 -c '{shell}'").splitlines()[-1] == "1"
+    finally:
+        world.controller.pillar(world.name, sites.pillar)
+        world.apply()
+        world.sh(
+            "systemctl disable --now --quiet redis-server@mysite; "
+            "rm -rf /etc/redis/goldenpath-mysite.conf /srv/sum/mysite /etc/goldenpath/sites/mysite.json; "
+            "runuser -u postgres -- dropdb --force sum-mysite; runuser -u postgres -- dropuser sum-mysite; "
+            "userdel sum-mysite",
+            check=False,
+        )
 
 
 def _units(world, slug):

@@ -44,9 +44,8 @@ backup-{{ kind }}-{{ name }}:
 {%- endfor %}
 
 backup-enabled-{{ name }}:
-  service.running:
+  unit.running:
     - name: goldenpath-{{ name }}.timer
-    - enable: True
     - require:
         - module: backup-reload
         - file: host-command-goldenpath
@@ -78,9 +77,8 @@ backup-reload:
         - file: backup-no-restore-unit
 
 backup-heal-enabled:
-  service.running:
+  unit.running:
     - name: goldenpath-heal.path
-    - enable: True
     - require:
         - module: backup-reload
         - file: host-command-goldenpath

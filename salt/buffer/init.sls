@@ -24,9 +24,8 @@ buffer-unit:
         - file: buffer-unit
 
 buffer-service:
-  service.running:
+  unit.running:
     - name: goldenpath-buffer
-    - enable: True
     - require:
         - file: buffer-config
     - watch:
@@ -38,6 +37,6 @@ buffer-reload:
     - name: service.reload
     - m_name: goldenpath-buffer
     - require:
-        - service: buffer-service
+        - unit: buffer-service
     - onchanges:
         - file: buffer-config

@@ -65,7 +65,7 @@ caddy-site-{{ slug }}:
     - require:
         - pkg: base-packages
         - file: caddy-validate
-        - service: caddy-web
+        - unit: caddy-web
         - module: buffer-reload
 {%- endfor %}
 
@@ -80,9 +80,8 @@ caddy-config:
         - file: caddy-local-folder
 
 caddy-service:
-  service.running:
+  unit.running:
     - name: caddy
-    - enable: True
     - require:
         - file: caddy-config
     - watch:
@@ -94,7 +93,7 @@ caddy-reload:
     - name: service.reload
     - m_name: caddy
     - require:
-        - service: caddy-service
+        - unit: caddy-service
     - onchanges:
         - file: caddy-config
         - file: caddy-sites-folder

@@ -17,9 +17,8 @@ caddy-web-unit:
         - file: caddy-web-unit
 
 caddy-web:
-  service.running:
+  unit.running:
     - name: opt-goldenpath-web.mount
-    - enable: True
     - require:
         - file: caddy-web-folder
         - module: caddy-web-unit

@@ -12,9 +12,8 @@ firewall-enabled:
 
 # The rules are in the kernel already; this is what brings them back after a boot.
 firewall-service:
-  service.running:
+  unit.running:
     - name: ufw
-    - enable: True
     - unmask: True
     - require:
         - ufw: firewall-enabled

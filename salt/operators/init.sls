@@ -63,9 +63,8 @@ operators-units:
         - file: operators-units
 
 operators-socket:
-  service.running:
+  unit.running:
     - name: goldenpath-door.socket
-    - enable: True
     - require:
         - file: operators-door
         - user: operators-user
@@ -82,7 +81,7 @@ operators-keys:
     - require:
         - file: operators-home
         - file: operators-known
-        - service: operators-socket
+        - unit: operators-socket
 {%- endif %}
 
 # A key that is gone closes what it had open; a deploy that it began is a unit of its own, and goes on.

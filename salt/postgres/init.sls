@@ -25,9 +25,8 @@ postgres-config:
         - pkg: base-packages
 
 postgres-service:
-  service.running:
+  unit.running:
     - name: postgresql@{{ postgres.version }}-main
-    - enable: True
     - require:
         - pkg: base-packages
         - file: postgres-config
@@ -39,7 +38,7 @@ postgres-restart:
     - onchanges:
         - file: postgres-config
     - require:
-        - service: postgres-service
+        - unit: postgres-service
 
 {%- for slug, site in pillar.sites.items() %}
 

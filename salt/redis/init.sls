@@ -75,9 +75,8 @@ redis-unmasked:
         - pkg: base-packages
 
 redis-service:
-  service.running:
+  unit.running:
     - name: redis-server
-    - enable: True
     - require:
         - service: redis-unmasked
         - file: redis-config
@@ -92,7 +91,7 @@ redis-settings:
   goldenpath.redis_settings:
     - name: redis
     - require:
-        - service: redis-service
+        - unit: redis-service
 
 # Everything that needs Redis requires this one.
 redis-pong:

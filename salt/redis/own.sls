@@ -51,9 +51,8 @@ redis-own-config-{{ slug }}:
         - goldenpath: redis-pong
 
 redis-own-service-{{ slug }}:
-  service.running:
+  unit.running:
     - name: redis-server@{{ slug }}
-    - enable: True
     - require:
         - file: redis-own-folder-{{ slug }}
         - file: redis-own-config-{{ slug }}
@@ -66,7 +65,7 @@ redis-own-settings-{{ slug }}:
     - name: redis-{{ slug }}
     - site: {{ slug }}
     - require:
-        - service: redis-own-service-{{ slug }}
+        - unit: redis-own-service-{{ slug }}
 
 redis-own-pong-{{ slug }}:
   goldenpath.redis_ping:

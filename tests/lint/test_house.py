@@ -253,7 +253,7 @@ def _parts(name):
     return name.split(".") if name else []
 
 
-SALTS_OWN = ("__salt__", "__opts__", "__pillar__", "__grains__", "__context__")
+SALTS_OWN = ("__salt__", "__states__", "__opts__", "__pillar__", "__grains__", "__context__")
 
 
 def circle(graph):

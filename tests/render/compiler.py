@@ -226,7 +226,6 @@ def _compile(opts, pillar, sls):
 # silence.
 _KEYWORDS = {
     "file.directory": {"mode"},
-    "service.running": {"unmask"},
     "pkg.installed": {"install_recommends"},
     "module.run": {"m_name"},
     "test.fail_without_changes": {"comment"},

@@ -1,11 +1,12 @@
 """A verb as a unit: how it is asked for, how it answers, and what is said where it was ended."""
 
+import io
 import json
 import os
 import pathlib
 
 import pytest
-from goldenpath import cli, files, host, jobs, launch, process, units
+from goldenpath import cli, files, host, jobs, journal, launch, process, settle, units
 from goldenpath import host as hosts
 from goldenpath import site as sites
 from goldenpath.errors import Busy, Ended, Failed, Refused
@@ -227,3 +228,21 @@ def test_a_restore_keeps_the_key_that_the_pillar_names(host, monkeypatch, named)
     monkeypatch.setattr(jobs, "restore_beside", lambda slug, request: asked.append(request) or {})
     assert cli.main(["restore", "acme", "--confirm", "acme"]) == cli.DONE
     assert asked[0]["keep_secret_key"] is named
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "restoring", "units"),
+    [
+        ({}, [], False, []), ({"restart": True}, [], False, ["settle"]), ({}, ["start x"], False, ["settle"]),
+        ({}, [], True, ["settle"]),
+    ],
+)  # fmt: skip
+def test_a_site_that_is_settled_is_no_work_for_a_unit(systemd, monkeypatch, capsys, asked, steps, restoring, units):
+    started = []
+    monkeypatch.setattr(launch, "run", lambda verb, *_: started.append(verb) or ["done"])
+    monkeypatch.setattr(settle, "unsettled", lambda site: list(steps))
+    if restoring:
+        files.write_json(journal.path(sites.load("acme")), {"phase": "stopped"})
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked)))
+    assert cli.main(["call", "settle", "acme"]) == 0
+    assert started == units and json.loads(capsys.readouterr().out) == (["done"] if units else [])

@@ -8,12 +8,9 @@ were not told since the last alert) and text, all of it as chats show it; by ``f
 goes through the server that the pillar names, else through the host's sendmail.
 """
 
-import email.message
 import json
 import os
 import re
-import smtplib
-import ssl
 import subprocess
 import sys
 import time
@@ -127,6 +124,9 @@ def post(url, body):
 
 def mail(address, body, server=None):
     """Send a mail. server: host, port, user, password and from, as the pillar has them; else the host's sendmail."""
+    # Every verb would pay for it, a fifth of its start.
+    import email.message
+
     mail_ = email.message.EmailMessage()
     mail_["To"], mail_["From"] = address, (server or {}).get("from") or "root"
     mail_["Subject"] = f"{body['host']}: {body['unit']} failed"
@@ -142,6 +142,9 @@ def mail(address, body, server=None):
 
 def _delivered(mail_, server):
     """Through a mail server: by TLS from the beginning on 465, else by STARTTLS; never a password in the clear."""
+    import smtplib
+    import ssl
+
     try:
         tls = ssl.create_default_context()
         direct = server["port"] == 465

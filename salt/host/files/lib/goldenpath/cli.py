@@ -209,6 +209,8 @@ def _call(arguments):
     asked = json.load(sys.stdin)
     if arguments.what == "restore":
         return jobs.restore_beside(arguments.site, asked)
+    if arguments.what == "settle" and not asked.get("restart") and settle.settled(_site(asked, arguments.site)):
+        return []
     if arguments.what in _PERFORMED:
         wait = settle.WAIT if arguments.what == "settle" else asked.get("wait") or 0
         return launch.run(arguments.what, arguments.site, asked, wait)

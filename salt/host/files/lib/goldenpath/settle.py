@@ -22,6 +22,11 @@ def unsettled(site):
     )
 
 
+def settled(site):
+    """Whether ``settle`` has nothing to do, as at most times: that is no work for a unit of its own."""
+    return not os.path.exists(journal.path(site)) and not unsettled(site)
+
+
 def _steps(site):
     """What systemd has to do: its words for it."""
     steps = units.unsettled(site)

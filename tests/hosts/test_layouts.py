@@ -662,3 +662,29 @@ def test_sudo_as_in_the_example_roster(sites, tmp_path):
     assert f"{world.name} blog: switch" in output, "its steps are on the screen"
     assert sites.health("blog")[0] == 200 and world.sh("readlink /srv/sum/blog/current") != live
     assert sites.first() == sites.before
+
+
+def test_a_site_goes_with_everything_of_it(sites):
+    world = sites.world
+    listed = "ls /srv/sum; runuser -u postgres -- psql -Atc 'select datname from pg_database order by 1'"
+    others = world.sh(listed)
+    done = world.host.exec("goldenpath remove cook", check=False)
+    assert done.returncode == 3 and "cook on" in done.stderr and "--confirm cook" in done.stderr
+    assert (
+        world.sh("ls /srv/sum; runuser -u postgres -- psql -Atc 'select datname from pg_database order by 1'") == others
+    )
+    said = world.sh("goldenpath remove cook --confirm cook")
+    assert re.search(r"cook is gone; its last snapshot is [0-9a-f]{8,}", said) and "Take it out of the pillar" in said
+    left = world.sh(
+        "find /etc /srv /opt /run /var/lib -xdev '(' -name '*sum-cook*' -o -name 'cook' -o -name 'cook.*' -o "
+        "-name '*-cook' -o -name '*-cook.*' ')' -not -path '*/restic/*' -not -path '/srv/git/*' -not -path "
+        "'/var/lib/systemd/*' 2>/dev/null; getent passwd sum-cook dmp-cook; systemctl list-units --all --plain "
+        "--no-legend 'sum-cook*' 'redis-server@cook*'; runuser -u postgres -- psql -Atc "
+        "\"select rolname from pg_roles where rolname ~ 'cook' union "
+        "select datname from pg_database where datname ~ 'cook'\"",
+        check=False,
+    )
+    assert left == ""
+    assert world.health() == (200, "ok") and sites.health("shop")[0] == 200
+    done = world.host.exec("goldenpath remove cook --confirm cook", check=False)
+    assert done.returncode == 3 and "has nothing of a site cook" in done.stderr

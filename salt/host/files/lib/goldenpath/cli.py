@@ -30,6 +30,7 @@ from . import (
     progress,
     redis_gate,
     release,
+    removal,
     restart,
     rollback,
     settle,
@@ -238,6 +239,21 @@ def _page(site, switch):
     return site.maintenance()
 
 
+def _remove(arguments):
+    """Without the site's name once more it tells what would go."""
+    if arguments.confirm != arguments.site:
+        what = removal.told(arguments.site, removal.found(arguments.site))
+        raise Refused(
+            f"{what}. Nothing was removed. Try: goldenpath remove {arguments.site} --confirm {arguments.site}"
+        )
+    done = removal.remove(arguments.site, not arguments.without_backup)
+    kept = f"; its last snapshot is {done['snapshot']}" if done["snapshot"] else ""
+    return (
+        f"{arguments.site} is gone{kept}.\n"
+        f"Take it out of the pillar as well: {host.command('state.apply')} would begin it anew"
+    )
+
+
 def _restart_postgres(arguments):
     return restart.restart_postgres(arguments.unit)
 
@@ -264,7 +280,7 @@ def _ps(arguments):
 
 
 # Verbs that answer in lines and not in JSON.
-_FOR_PEOPLE = ("deploy", "diff", "env", "ps", "run")
+_FOR_PEOPLE = ("deploy", "diff", "env", "ps", "remove", "run")
 # The verb, its help, how its site is given (0: not at all), and its work.
 _VERBS = (
     ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
@@ -290,6 +306,7 @@ _VERBS = (
     ("heal", "put back, or tidy up, what a restore left", "?", _heal),
     ("watch", "look for what is overdue or restless", "?", lambda a: watch.look()),
     ("fresh", "how old the last backup and drill are", "?", lambda a: watch.freshness(sites.backed_up(a.site))),
+    ("remove", "a site goes, with all of it but its backups", None, _remove),
     ("door", "answer an operator's key; for sshd alone", 0, lambda a: door.serve()),
     ("restart-postgres", "restart Postgres, under the sites' maintenance pages", 0, _restart_postgres),
     ("exchange", "a rollback's part with the database", None, _exchange),
@@ -317,6 +334,8 @@ def _parser():
     made["logs"].add_argument("--since", metavar="TIME", help="as journalctl has it: '1 hour ago', 'today'")
     made["diff"].add_argument("ref", nargs="?", metavar="REF", help="tag, branch or commit; the pillar's by default")
     made["diff"].add_argument("--json", action="store_true", help="for programs")
+    made["remove"].add_argument("--confirm", metavar="SITE", help="the site's name once more")
+    made["remove"].add_argument("--without-backup", action="store_true", help="also where no last backup succeeds")
     made["restart-postgres"].add_argument("unit", metavar="UNIT")
     made["export"].add_argument("--media", action="store_true", help="the media instead")
     made["env"].add_argument("--values", action="store_true", help="with their values, but for secrets")

@@ -1,0 +1,131 @@
+"""A site goes with everything of it, after a last backup. What was backed up stays in the repository."""
+
+import contextlib
+import glob
+import os
+import re
+import time
+
+from . import files, host, jobs, journal, lock, postgres, process, redis_gate, text, units
+from . import site as sites
+from .errors import Failed, Refused
+
+USERDEL, GETENT, DU = "/usr/sbin/userdel", "/usr/bin/getent", "/usr/bin/du"
+CADDY = "/etc/caddy/sites"
+STATE = "/var/lib"
+WAIT = 900
+# Databases that drills and restores made.
+_ENDS = (postgres.DRILL, postgres.NEW, postgres.OLD)
+
+
+def found(slug):
+    """
+    What there is of a site, whether it is still provisioned or not.
+
+    Returns a dictionary: ``live`` (release or None), ``databases``, ``roles``, ``users``, ``paths``, ``redis`` (numbers
+    of the shared Redis, or ``own``). Raises Refused for a name that nothing here is called by.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
+        raise Refused(f"{slug!r:.60} is no site's name. Known: {', '.join(host.slugs()) or 'none'}. Try: one of them")
+    facts = files.read_json(f"{host.SITES}/{slug}.json")
+    site = sites.Site(slug, facts)
+    names = (site.name, f"dmp-{slug}")
+    own = bool((facts.get("redis") or {}).get("own"))
+    places = [
+        site.root, f"{STATE}/{site.name}", f"{host.SITES}/{slug}.json", f"{host.REPOSITORIES}/{slug}",
+        f"{CADDY}/{slug}.caddy", f"/etc/redis/goldenpath-{slug}.conf", f"{redis_gate.PASSWORD}-{slug}",
+        f"/var/lib/redis/{slug}", journal.path(site), f"{journal.folder()}/{slug}.state", f"{host.RUN}/{slug}.progress",
+    ]  # fmt: skip
+    answer = {
+        "live": site.current,
+        "databases": [name for name in (site.name, *(site.name + end for end in _ENDS)) if postgres.exists(name)],
+        "roles": [name for name in names if postgres.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{name}';") == "1"],  # noqa: S608  checked above
+        "users": [name for name in names if _user(name)],
+        "paths": [place for place in places if os.path.lexists(place)],
+        "redis": "own" if own else [(facts.get("redis") or {}).get(kind) for kind in ("cache", "broker")],
+    }
+    if not any(answer[key] for key in ("databases", "roles", "users", "paths")):
+        raise Refused(
+            f"{host.name()} has nothing of a site {slug}. Known: {', '.join(host.slugs()) or 'none'}. Try: one of them"
+        )
+    return answer
+
+
+def _user(name):
+    return not process.run([GETENT, "passwd", name]).code
+
+
+def told(slug, what):
+    """The same in words: what would go."""
+    site = sites.Site(slug, {})
+    size = sum(postgres.size_of(name) for name in what["databases"])
+    counted = process.run([DU, "-sxB1", site.root], timeout=60) if os.path.isdir(site.root) else None
+    disk = int(counted.output.split()[0]) if counted and not counted.code else 0
+    last = (journal.recorded(slug).get("good") or {}).get("at")
+    kept = f"a backup of {text.duration(text.age(last))} ago" if last else "no backup"
+    return (
+        f"{slug} on {host.name()} would go for good: {text.size(size)} of database, {text.size(disk)} of files and "
+        f"media, its units, user, role and queue. There is {kept}, which stays; what is live is backed up once more"
+    )
+
+
+def remove(slug, backed_up=True):
+    """
+    Remove a site. backed_up: not without a last backup, where the site is live.
+
+    Returns what went. Raises Failed, and removes nothing, where that backup does not succeed.
+    """
+    what = found(slug)
+    site = sites.Site(slug, files.read_json(f"{host.SITES}/{slug}.json"))
+    snapshot = None
+    if what["live"] and backed_up:
+        try:
+            snapshot = jobs.each("backup", slug, {"accept_smaller": False, "wait": jobs.BUSY})[slug].get("snapshot")
+        except Failed as exc:
+            raise Failed(f"Nothing was removed: {exc}") from None
+    with contextlib.ExitStack() as stack:
+        if os.path.isdir(site.root):
+            stack.enter_context(lock.of_site(site, "its removal", WAIT))
+        _visitors_first(site)
+        gone = units.retire(site)
+        if what["redis"] != "own":
+            _empty(what["redis"])
+        for name in what["databases"]:
+            postgres.drop(name)
+        for name in what["roles"]:
+            # What a role was granted elsewhere, as a dump's keeper is.
+            postgres.sql(f"DROP OWNED BY {postgres.quoted(name)}; DROP ROLE {postgres.quoted(name)};")
+        for name in what["users"]:
+            _userdel(name)
+        for place in what["paths"]:
+            files.remove_tree(place) if os.path.isdir(place) and not os.path.islink(place) else files.remove(place)
+        for place in glob.glob(f"{host.STATE}/alerts/{site.name}-*"):
+            files.remove(place)
+    units.systemctl("daemon-reload")
+    return {"removed": slug, "snapshot": snapshot, "units": gone, **what}
+
+
+def _visitors_first(site):
+    """Caddy serves it no more, before anything of it stops."""
+    path = f"{CADDY}/{site.slug}.caddy"
+    if os.path.exists(path):
+        files.remove(path)
+        units.systemctl("reload", "caddy")
+
+
+def _empty(numbers):
+    """The site's databases in the shared Redis: nobody else has these numbers (the pillar's judge)."""
+    for number in numbers:
+        if isinstance(number, int):
+            with contextlib.suppress(ConnectionError):
+                redis_gate.ask(["SELECT", str(number)], ["FLUSHDB"])
+
+
+def _userdel(name):
+    # What runs of it was stopped; a moment later the kernel knows.
+    for _ in range(20):
+        done = process.run([USERDEL, name])
+        if not done.code or "does not exist" in done.output:
+            return
+        time.sleep(0.5)
+    raise Failed(f"the user {name} cannot be removed: {text.reason(done.output)}. Try: ps -u {name}")

@@ -48,7 +48,7 @@ def running(name, unmask=False):
     return __states__["service.running"](name, enable=True, unmask=unmask)
 
 
-def mod_watch(name, sfun="running", unmask=False):
+def mod_watch(name, sfun="running", **_):
     """
     What ``watch`` does to it: a restart, as of ``service.running``.
 
@@ -56,8 +56,8 @@ def mod_watch(name, sfun="running", unmask=False):
         The unit.
     sfun (str)
         The function that watches; there is one.
-    unmask (bool)
-        As ``running`` has it.
+
+    Salt hands over more, such as ``__reqs__``, which nobody here asks for.
 
     .. code-block:: yaml
 

@@ -63,5 +63,5 @@ def test_without_systemd(unit, monkeypatch):
 
 
 def test_what_watch_does_to_it(unit):
-    assert unit.mod_watch("caddy", sfun="running") == {"result": "Salt's"}
+    assert unit.mod_watch("caddy", sfun="running", unmask=True, __reqs__={"watch": []}) == {"result": "Salt's"}
     assert unit.asked == [("watch", "caddy", {"sfun": "running", "enable": True})]

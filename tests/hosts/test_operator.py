@@ -169,9 +169,15 @@ def test_variables_and_no_secret(operator):
 
 
 def test_the_maintenance_page(operator):
+    said = operator("maintenance", SLUG, "on", "--text", "We <move>", "--until", "18:00")
+    assert "is up, put there by operator" in said and f"goldenpath maintenance {SLUG} off" in said
+    code, page = operator.world.ask("/any/page/")
+    assert code == 503 and "<p>We &lt;move&gt; We are back at 18:00.</p>" in page
+    assert "visitors read the maintenance page" in operator("deploy", SLUG, "v1.0.0") + operator.err
     operator("maintenance", SLUG, "on")
+    assert "being looked after" in operator.world.ask("/")[1]
     assert operator.world.ask("/")[0] == 503 and "maintenance page by operator" in operator("ps")
-    operator("maintenance", SLUG, "off")
+    assert "is down: visitors reach the site" in operator("maintenance", SLUG, "off")
     assert operator.world.ask("/")[0] == 200
 
 

@@ -15,162 +15,23 @@ from . import (
     PROTOCOL,
     VERSION,
     alert,
-    compare,
     door,
-    export,
-    facts,
-    files,
     health,
     host,
     jobs,
     launch,
-    logs,
-    manage,
-    process,
-    progress,
-    redis_gate,
     release,
-    removal,
-    restart,
     rollback,
     settle,
-    signs,
     text,
     units,
+    verbs,
     watch,
 )
 from . import site as sites
 from .errors import Failed, Refused
 
 DONE, FAILED, REFUSED = 0, 1, 3
-REDIS_CLI = "/usr/bin/redis-cli"
-
-
-def _health(arguments):
-    answer = health.ask(sites.load(arguments.site), front=arguments.front)
-    hint = answer.pop("hint")
-    if answer["status"] not in health.GOOD:
-        raise Failed(f"{arguments.site} on {host.name()} is {answer['status']}: {answer['message']}. Try: {hint}")
-    return answer
-
-
-def _releases(arguments):
-    found = sites.every() if arguments.site is None else [sites.load(arguments.site)]
-    return {site.slug: release.report(site, arguments.limit) for site in found}
-
-
-def _maintenance(arguments):
-    who = _page(sites.load(arguments.site), {"on": True, "off": False}.get(arguments.switch))
-    return {"site": arguments.site, "maintenance": bool(who), "by": who or None}
-
-
-def _deploy(arguments):
-    """Without a controller: what the host knows of the site is what it was provisioned with, or released by last."""
-    request = {"who": _who(), "wait": arguments.wait, **({"ref": arguments.ref} if arguments.ref else {})}
-    with progress.printed(arguments.site):
-        done = launch.run("deploy", arguments.site, request, arguments.wait)
-    notes = [f"  {note}" for note in done["notes"]]
-    head = f"{done['ref']} ({done['sha'][:8]}) is live on {arguments.site} after {done['seconds']} s"
-    return "\n".join([head, *notes])
-
-
-def _rollback(arguments):
-    """By plain ssh, at night: the last good release, or the one that is named."""
-    request = {"release": arguments.release, "who": _who(), "restore_database": arguments.restore_database}
-    with progress.printed(arguments.site):
-        done = launch.run("rollback", arguments.site, request, arguments.wait)
-    return {key: done[key] for key in ("release", "ref", "before", "moved", "notes", "seconds")}
-
-
-def _backup(arguments):
-    return jobs.each("backup", arguments.site, {"accept_smaller": arguments.accept_smaller, "wait": arguments.wait})
-
-
-def _drill(arguments):
-    return jobs.each("drill", arguments.site, {"snapshot": arguments.snapshot, "wait": arguments.wait})
-
-
-def _restore(arguments):
-    """Without the site's name once more it tells what it would do."""
-    if arguments.confirm != arguments.site:
-        plan = jobs.plan(arguments.site, arguments.snapshot, arguments.wait)
-        raise Refused(
-            f"{plan['told']}. Nothing was changed. "
-            f"Try: goldenpath restore {arguments.site} --snapshot {plan['snapshot']} --confirm {arguments.site}"
-        )
-    # As Salt does where the pillar names it: what was set there stays.
-    kept = "DJANGO_SECRET_KEY" in (sites.load(arguments.site).facts.get("secrets") or ())
-    request = {"snapshot": arguments.snapshot, "keep_secret_key": kept, "wait": arguments.wait}
-    return jobs.restore_beside(arguments.site, request)
-
-
-def _manage(arguments):
-    """In the site's sandbox, and on a terminal of its own. The exit status is the command's."""
-    sys.exit(manage.attach(sites.load(arguments.site), arguments.command))
-
-
-def _psql(arguments):
-    """On a terminal of its own. The exit status is psql's."""
-    sys.exit(manage.attach_psql(sites.load(arguments.site), arguments.command))
-
-
-def _logs(arguments):
-    site = sites.load(arguments.site)
-    site.provisioned()
-    lines = arguments.lines or (3 if arguments.what == logs.ERRORS else 100)
-    try:
-        logs.show(site, arguments.what, lines, arguments.follow, arguments.since)
-    except (KeyboardInterrupt, BrokenPipeError):
-        # Whoever reads has seen enough; what is left must not be flushed into a pipe that is closed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _export(arguments):
-    sys.exit(export.export(sites.load(arguments.site), arguments.media))
-
-
-def _diff(arguments):
-    found = compare.difference(sites.load(arguments.site), arguments.ref)
-    return found if arguments.json else compare.table(found)
-
-
-def _env(arguments):
-    """Names, and values where they are asked for; never those of secrets."""
-    site = sites.load(arguments.site)
-    site.provisioned()
-    values, secret = site.environment(site.current), set(site.secrets())
-    lines = []
-    for name, value in sorted(values.items()):
-        if value in secret or text.masked(value, secret) != value:
-            lines.append(f"{name}={text.STARS}" if arguments.values else f"{name} (secret)")
-        else:
-            lines.append(f"{name}={value}" if arguments.values else name)
-    return "\n".join(lines)
-
-
-def _run(arguments):
-    """As the site's user, in its sandbox: git, ssh-keygen, its own scripts; or a schedule of that name, now."""
-    site = sites.load(arguments.site)
-    if len(arguments.command) == 1 and arguments.command[0] in site.facts.get("schedules", {}):
-        return units.run_schedule(site, arguments.command[0])
-    sys.exit(manage.attach_command(sites.load(arguments.site), arguments.command))
-
-
-def _redis(arguments):
-    """As the tree's own user, who may administer. The exit status is redis-cli's."""
-    env = {"REDISCLI_AUTH": (files.read(redis_gate.PASSWORD) or "").strip(), "TERM": os.environ.get("TERM", "dumb")}
-    user = ["--user", redis_gate.USER, "--no-auth-warning"] if env["REDISCLI_AUTH"] else []
-    words = arguments.command
-    if words and words[0] in redis_gate.own():
-        words = ["-p", str(redis_gate.port(words[0])), *words[1:]]
-    sys.exit(process.attached([REDIS_CLI, *user, *words], env))
-
-
-def _who():
-    if os.environ.get("GOLDENPATH_WHO"):
-        # The door knows it from the key.
-        return os.environ["GOLDENPATH_WHO"]
-    return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'root'}@{host.name()}"
 
 
 # What runs as a unit: with the request of a façade, or of a verb above.
@@ -226,90 +87,41 @@ _ANSWERED = {
     "health": _asked_health,
     "unsettled": lambda site, asked: settle.unsettled(site),
     "retire": lambda site, asked: units.retire(site),
-    "maintenance": lambda site, asked: _page(site, asked.get("on")),
+    "maintenance": lambda site, asked: verbs.page(site, asked.get("on")),
 }
 
 
-def _page(site, switch):
-    site.provisioned()
-    if switch is True:
-        site.maintenance_on(sites.OPERATOR)
-    elif switch is False:
-        site.maintenance_off(sites.OPERATOR)
-    return site.maintenance()
-
-
-def _remove(arguments):
-    """Without the site's name once more it tells what would go."""
-    if arguments.confirm != arguments.site:
-        what = removal.told(arguments.site, removal.found(arguments.site))
-        raise Refused(
-            f"{what}. Nothing was removed. Try: goldenpath remove {arguments.site} --confirm {arguments.site}"
-        )
-    done = removal.remove(arguments.site, not arguments.without_backup)
-    kept = f"; its last snapshot is {done['snapshot']}" if done["snapshot"] else ""
-    return (
-        f"{arguments.site} is gone{kept}.\n"
-        f"Take it out of the pillar as well: {host.command('state.apply')} would begin it anew"
-    )
-
-
-def _restart_postgres(arguments):
-    return restart.restart_postgres(arguments.unit)
-
-
-def _heal(arguments):
-    return jobs.end_of_restore(arguments.site) if arguments.site else jobs.heal_all()
-
-
-def _exchange(arguments):
-    if arguments.settle:
-        return jobs.settle(arguments.site)
-    if arguments.back:
-        return jobs.put_back(arguments.site)
-    return jobs.exchange(arguments.site, arguments.dump)
-
-
-def _ps(arguments):
-    found = facts.gather()
-    if arguments.json:
-        return found
-    every = sites.every()
-    wrong = [f"  {sentence}" for sentence in (*signs.now(every), *signs.slow(every), *signs.standing())]
-    return "\n".join([facts.table(found), f"  {host.name()}: {facts.machine()}", *wrong])
-
-
 # Verbs that answer in lines and not in JSON.
-_FOR_PEOPLE = ("deploy", "diff", "env", "ps", "remove", "run")
+_FOR_PEOPLE = ("deploy", "diff", "env", "maintenance", "ps", "remove", "run")
 # The verb, its help, how its site is given (0: not at all), and its work.
 _VERBS = (
-    ("ps", "the sites of this host: what is live, and what is wrong", 0, _ps),
-    ("health", "ask a site's live release, or its front door", None, _health),
-    ("manage", "run a command of the site's manage.py", None, _manage),
-    ("psql", "psql on the site's database, as the site's own role", None, _psql),
-    ("logs", "read: web, worker, beat, NAME, requests, deploy, errors; all programs by default", None, _logs),
-    ("diff", "what a deploy would bring, and which way it leads", None, _diff),
-    ("export", "write a fresh dump of the database, or the media as a tar file, to standard output", None, _export),
-    ("env", "the variables that a site finds; secrets are never shown", None, _env),
-    ("run", "run a command as the site's user, in its sandbox; or one of its schedules now", None, _run),
-    ("redis", "redis-cli as root's own user of Redis, who may administer; with a site first, in its own", 0, _redis),
-    ("releases", "what is live, and how it came to be", "?", _releases),
-    ("deploy", "release a ref of a site, the one of its pillar by default", None, _deploy),
-    ("rollback", "serve the last good release again, or the one that is named", None, _rollback),
-    ("maintenance", "show, put up or take down the maintenance page", None, _maintenance),
-    ("backup", "back up one site, or all", "?", _backup),
-    ("drill", "prove that the newest snapshot can be restored", "?", _drill),
+    ("ps", "the sites of this host: what is live, and what is wrong", 0, verbs.do_ps),
+    ("health", "ask a site's live release, or its front door", None, verbs.do_health),
+    ("manage", "run a command of the site's manage.py", None, verbs.do_manage),
+    ("psql", "psql on the site's database, as the site's own role", None, verbs.do_psql),
+    ("logs", "read: web, worker, beat, NAME, requests, deploy, errors; all programs by default", None, verbs.do_logs),
+    ("diff", "what a deploy would bring, and which way it leads", None, verbs.do_diff),
+    ("export", "write a dump of the database, or the media as a tar file, to standard output", None, verbs.do_export),
+    ("env", "the variables that a site finds; secrets are never shown", None, verbs.do_env),
+    ("run", "run a command as the site's user, in its sandbox; or one of its schedules now", None, verbs.do_run),
+    ("redis", "redis-cli as Redis' administrator; with a site first, in that one's own", 0, verbs.do_redis),
+    ("releases", "what is live, and how it came to be", "?", verbs.do_releases),
+    ("deploy", "release a ref of a site, the one of its pillar by default", None, verbs.do_deploy),
+    ("rollback", "serve the last good release again, or the one that is named", None, verbs.do_rollback),
+    ("maintenance", "show, put up or take down the maintenance page", None, verbs.do_maintenance),
+    ("backup", "back up one site, or all", "?", verbs.do_backup),
+    ("drill", "prove that the newest snapshot can be restored", "?", verbs.do_drill),
     ("check", "prune the repository and read it over", "?", lambda a: jobs.check(a.wait)),
     ("list", "snapshots, the last backup and the last drill", "?", lambda a: jobs.listing(a.site)),
     ("plan", "what a restore would do", None, lambda a: jobs.plan(a.site, a.snapshot, a.wait)),
-    ("restore", "a site's database and media become those of a snapshot", None, _restore),
-    ("heal", "put back, or tidy up, what a restore left", "?", _heal),
+    ("restore", "a site's database and media become those of a snapshot", None, verbs.do_restore),
+    ("heal", "put back, or tidy up, what a restore left", "?", verbs.do_heal),
     ("watch", "look for what is overdue or restless", "?", lambda a: watch.look()),
     ("fresh", "how old the last backup and drill are", "?", lambda a: watch.freshness(sites.backed_up(a.site))),
-    ("remove", "a site goes, with all of it but its backups", None, _remove),
+    ("remove", "a site goes, with all of it but its backups", None, verbs.do_remove),
     ("door", "answer an operator's key; for sshd alone", 0, lambda a: door.serve()),
-    ("restart-postgres", "restart Postgres, under the sites' maintenance pages", 0, _restart_postgres),
-    ("exchange", "a rollback's part with the database", None, _exchange),
+    ("restart-postgres", "restart Postgres, under the sites' maintenance pages", 0, verbs.do_restart_postgres),
+    ("exchange", "a rollback's part with the database", None, verbs.do_exchange),
 )  # fmt: skip
 
 
@@ -342,6 +154,9 @@ def _parser():
     made["ps"].add_argument("--json", action="store_true", help="for programs: everything, times exact")
     made["health"].add_argument("--front", action="store_true", help="through Caddy, by HTTPS")
     made["maintenance"].add_argument("switch", nargs="?", choices=("on", "off"))
+    made["maintenance"].add_argument("--text", metavar="TEXT", help="what visitors read, instead of the usual words")
+    made["maintenance"].add_argument("--until", metavar="TIME", help="when the site is back, as visitors read it")
+    made["maintenance"].add_argument("--json", action="store_true", help="for programs")
     made["releases"].add_argument("--limit", type=int, default=10, metavar="N", help="the last N records")
     made["deploy"].add_argument("ref", nargs="?", metavar="REF")
     made["rollback"].add_argument("--release", metavar="ID")

@@ -38,6 +38,10 @@ def deploy(site, ref=None, who="unknown", wait=0):
         this.notes += filter(None, [site.unprovisioned()])
         with this.step("preflight"):
             preflight.look(this)
+        if site.maintenance() == sites.OPERATOR:
+            this.notes.append(
+                f"visitors read the maintenance page, also after this. Try: goldenpath maintenance {site.slug} off"
+            )
         with this.step("clean"):
             steps.clean(this)
         before, release = site.current, None

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import grp
+import html
 import os
 import pwd
 import urllib.parse
@@ -21,6 +22,9 @@ OWED = "restart.owed"
 # The environment with which the live release runs, while another one is written and not yet proven.
 BEFORE = ".env.before"
 MAINTENANCE = "maintenance"
+# What visitors read instead of the usual words, where an operator has some.
+PAGE = "maintenance.html"
+_PAGE = "<!doctype html><html><meta charset=utf-8><title>Back soon</title><p>{words}</p></html>\n"
 OPERATOR, OURS = "operator", "deploy"
 # What a host knows of a site without a pillar: what it was provisioned with, and what a deploy needs.
 _PROVISIONED = ("domains", "health", "tls", "celery", "redis", "postgres", "workers", "limits", "max_body", "wsgi",
@@ -180,8 +184,12 @@ class Site:
         """Who put the maintenance page up; an empty string where it is not up."""
         return (files.read(self.path(MAINTENANCE)) or "") if os.path.exists(self.path(MAINTENANCE)) else ""
 
-    def maintenance_on(self, who):
-        """Put the maintenance page up. An operator's stays the operator's."""
+    def maintenance_on(self, who, words=None):
+        """Put the maintenance page up. An operator's stays the operator's. words: what visitors read, in text."""
+        if words:
+            files.replace(self.path(PAGE), _PAGE.format(words=html.escape(words)), mode=0o644)
+        elif who == OPERATOR:
+            files.remove(self.path(PAGE))
         if self.maintenance() != OPERATOR:
             files.replace(self.path(MAINTENANCE), who, mode=0o644)
 
@@ -189,6 +197,7 @@ class Site:
         """Take the maintenance page down, but for the operator's own, which only the operator takes down."""
         if who == OPERATOR or self.maintenance() != OPERATOR:
             files.remove(self.path(MAINTENANCE))
+            files.remove(self.path(PAGE))
 
 
 def _is_plain(name):

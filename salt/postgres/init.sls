@@ -13,6 +13,7 @@
 
 include:
   - base
+  - host
 
 postgres-config:
   file.managed:
@@ -39,6 +40,8 @@ postgres-restart:
         - file: postgres-config
     - require:
         - unit: postgres-service
+        # The engine of this checkout knows how.
+        - file: host-command-goldenpath
 
 {%- for slug, site in pillar.sites.items() %}
 

@@ -158,7 +158,8 @@ def test_an_orchestration_of_one_site_reaches_its_host_alone(tmp_path):
     exec(compile(source, "goldenpath", "exec"), names)
     asked = []
     names["salt"] = lambda *words, **_: asked.append(words)
-    names["Hosts"] = lambda: type("Hosts", (), {"of": lambda _, name: ("web1", name.rpartition("/")[2])})()
+    hosts = {"of": lambda _, name: ("web1", name.rpartition("/")[2]), "by_ssh": True}
+    names["Hosts"] = lambda: type("Hosts", (), hosts)()
     for words in (["web1/acme", "v2", "migrations=accept", "wait=60"], ["acme"], []):
         names["orchestrate"]("deploy", words)
     names["orchestrate"]("rollback", ["acme", "restore_database=true"])
@@ -171,3 +172,6 @@ def test_an_orchestration_of_one_site_reaches_its_host_alone(tmp_path):
     assert {words[:3] for words in asked} == {
         ("salt-run", "state.orchestrate", verb) for verb in ("deploy", "rollback")
     }
+    hosts["by_ssh"] = False
+    names["orchestrate"]("deploy", ["acme"])
+    assert json.loads(asked[-1][3].removeprefix("pillar=")) == {"site": "acme"}, "minions stand in no roster"

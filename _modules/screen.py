@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -23,6 +24,8 @@ _FOLDER = "/run/goldenpath"
 _TAG = "goldenpath/progress"
 # Seconds after which a step that goes on is named before its end.
 SLOW = 2
+# C0 and C1 controls: a terminal obeys them, and what a site says ends here.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def __virtual__():
@@ -70,6 +73,7 @@ class _Screen:
         self.steps = {}
         self.begun = {}
         self.failed = {}
+        self.notes = {}
         self.under_way = set()
         self.lock = threading.Condition()
         self.processes = []
@@ -86,6 +90,7 @@ class _Screen:
             if event == "end":
                 if note.get("why"):
                     self.failed[host, site] = str(note["why"])
+                self.notes[host, site] = [_CONTROLS.sub("?", str(each)) for each in note.get("notes") or ()]
                 self.under_way.discard((host, site))
                 self.lock.notify_all()
                 return
@@ -113,6 +118,9 @@ class _Screen:
             for (host, site), steps in sorted(self.steps.items()):
                 line = ", ".join(f"{step} {text}" for step, text in steps.items())
                 print(f"{host} {site}: {line}", file=sys.stderr, flush=True)
+            for (host, site), notes in sorted(self.notes.items()):
+                for note in notes:
+                    print(f"{host} {site}: note: {note}", file=sys.stderr, flush=True)
             # Last, so that nobody has to look for it in Salt's own answer.
             for (host, site), why in sorted(self.failed.items()):
                 print(f"{host} {site}: {why}", file=sys.stderr, flush=True)

@@ -54,3 +54,11 @@ def test_why_it_failed_comes_with_the_end():
     with pytest.raises(Failed), progress.shown("acme"):
         raise Failed("It failed. Try: this\nand a log")
     assert json.loads(notes().read_text())["why"] == "It failed. Try: this"
+
+
+def test_what_an_operator_should_know_comes_at_the_end():
+    with progress.shown("acme") as found:
+        progress.tell("acme", "fetch", "begun")
+        found.append("the backup is old")
+    last = json.loads(notes().read_text().splitlines()[-1])
+    assert (last["event"], last["notes"]) == ("end", ["the backup is old"])

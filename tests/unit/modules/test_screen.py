@@ -49,6 +49,14 @@ def test_what_takes_long_is_named_before_its_end(module, capsys):
     ]  # fmt: skip
 
 
+def test_notes_of_what_did_not_fail(module, capsys):
+    screen = module._Screen({"web1": ["acme"]})
+    note = {"host": "web1", "site": "acme", "step": "", "event": "end", "notes": ["one remark", "a\x1b[2Jb"]}
+    screen.show(json.dumps(note))
+    screen.table()
+    assert capsys.readouterr().err.splitlines() == ["web1 acme: note: one remark", "web1 acme: note: a?[2Jb"]
+
+
 def test_why_it_failed_is_the_last_line(module, capsys):
     screen = module._Screen({"web1": ["acme"]})
     note = {"host": "web1", "site": "acme", "step": "fetch", "event": "done", "seconds": 1.0}

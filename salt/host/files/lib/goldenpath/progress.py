@@ -14,16 +14,18 @@ def _path(slug):
     return f"{host.RUN}/{slug}.progress"
 
 
-def tell(slug, step, event, seconds=None, why=None):
+def tell(slug, step, event, seconds=None, why=None, notes=()):
     """
     Note a step. Nothing fails where it cannot be noted.
 
     event: ``begun``, ``done`` or ``failed``; ``end`` when no more comes. seconds: how long it took. why: the sentence
-    of a command that failed.
+    of a command that failed. notes: what an operator should know though it did not fail.
     """
     line = {"host": host.name(), "site": slug, "step": step, "event": event}
     if why:
         line["why"] = why
+    if notes:
+        line["notes"] = [str(note) for note in notes]
     if seconds is not None:
         line["seconds"] = round(seconds, 2)
     with contextlib.suppress(OSError):
@@ -42,16 +44,16 @@ def clear(slug):
 
 @contextlib.contextmanager
 def shown(slug):
-    """What is told in here is a command's own, and the last of it is ``end``."""
+    """What is told in here is a command's own, and the last of it is ``end``. Yields a list, for its notes."""
     clear(slug)
-    why = None
+    why, notes = None, []
     try:
-        yield
+        yield notes
     except (Failed, Refused) as exc:
         why = str(exc).partition("\n")[0]
         raise
     finally:
-        tell(slug, "", "end", why=why)
+        tell(slug, "", "end", why=why, notes=notes)
 
 
 @contextlib.contextmanager

@@ -33,8 +33,8 @@ def deploy(site, ref=None, who="unknown", wait=0):
     record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who, "when": text.now(),
               "migrations": [], "dump": None}  # fmt: skip
     preflight.gate(site.slug)
-    with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
-        this = run.Run(site, who, held)
+    with lock.of_site(site, who, wait) as held, progress.shown(site.slug) as notes:
+        this = run.Run(site, who, held, notes)
         this.notes += filter(None, [site.unprovisioned()])
         with this.step("preflight"):
             preflight.look(this)

@@ -23,8 +23,8 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
     site.provisioned()
     preflight.pong(site.slug)
     when = text.now()
-    with lock.of_site(site, who, wait) as held, progress.shown(site.slug):
-        this = run.Run(site, who, held)
+    with lock.of_site(site, who, wait) as held, progress.shown(site.slug) as notes:
+        this = run.Run(site, who, held, notes)
         this.notes += filter(None, [site.unprovisioned()])
         with this.step("clean"):
             steps.clean(this)

@@ -11,14 +11,15 @@ class Run:
     """
     What the steps of a deploy or rollback share.
 
-    site: the site. who: who asked for it. held: the site's lock, which tells others how far it is.
+    site: the site. who: who asked for it. held: the site's lock, which tells others how far it is. notes: where its
+    remarks go.
     """
 
-    def __init__(self, site, who, held):
+    def __init__(self, site, who, held, notes=None):
         self.site, self.who, self.held = site, who, held
         self.began = time.time()
         self.step_name = "start"
-        self.steps, self.notes = {}, []
+        self.steps, self.notes = {}, [] if notes is None else notes
         # The migrations from before ours; None until ours begin.
         self.had = None
         # What they do that the serving release may not live with: [migration, what, whether that is sure].

@@ -236,7 +236,7 @@ class MailServer(threading.Thread):
                     if not data:
                         say("250 taken")
                 elif line.upper().startswith("EHLO"):
-                    say("\n".join([*(f"250-{each}" for each in self.offers), "250 OK"]))
+                    say("\n".join(["250-mail.example", *(f"250-{each}" for each in self.offers), "250 OK"]))
                 elif line.upper() == "DATA":
                     data = True
                     say("354 go on")

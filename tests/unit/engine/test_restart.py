@@ -61,6 +61,14 @@ def test_pages_go_also_where_it_does_not_come_back(two, monkeypatch):
     assert pages(found) == ["", sites.OPERATOR, ""]
 
 
+def test_a_page_that_was_up_before_stays(two):
+    """A site whose release does not serve has one of ours, until the next deploy."""
+    found, _ = two
+    found[0].maintenance_on(sites.OURS)
+    restart.restart_postgres("postgresql@17-main")
+    assert pages(found) == [sites.OURS, sites.OPERATOR, ""]
+
+
 def test_not_in_the_middle_of_a_deploy(two, monkeypatch):
     found, seen = two
     monkeypatch.setattr(restart, "WAIT", 0)

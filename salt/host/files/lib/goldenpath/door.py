@@ -19,7 +19,7 @@ COMMAND = "/opt/goldenpath/goldenpath"
 OPERATORS = "operators.json"
 # The longest line that is read: who asks, from where, for what.
 LONGEST = 4096
-# Each verb: what may follow the site, as (pattern, what it is called); each may be left out.
+# Each verb: what may follow the site, as (check, what it is called); each may be left out, and none takes an option.
 _REF = (source.valid_ref, "a tag, a branch or a commit")
 _RELEASE = (re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}").fullmatch, "a release's id")
 _SWITCH = (re.compile(r"on|off").fullmatch, "on or off")
@@ -67,7 +67,7 @@ def allowed(who, command):
     if len(more) > len(wanted):
         raise Refused(f"{verb} takes no {more[len(wanted)]!r:.60}. {how}")
     for word, (check, name) in zip(more, wanted, strict=False):
-        if word.startswith("-") or not check(word):
+        if not check(word):
             raise Refused(f"{word!r:.60} is not {name}. {how}")
     if verb == "rollback" and more:
         more = ["--release", *more]

@@ -40,6 +40,7 @@ def paths(tmp_path_factory, monkeypatch):
         ("STATE", top / "var/lib/goldenpath"),
         ("RUN", top / "run/goldenpath"),
         ("SITES", etc / "sites"),
+        ("REPOSITORIES", etc / "repositories"),
         ("HOST", etc / "host.json"),
         ("BACKUP", etc / "backup.json"),
     ):

@@ -1,10 +1,11 @@
 """gunicorn's configuration: the visitor's address, with and without a configuration of the site's own."""
 
 import asyncio
+import logging
 import runpy
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from goldenpath import sandbox
@@ -86,3 +87,53 @@ def test_an_application_that_cannot_be_loaded_is_found(tmp_path, application, go
     argv = [sys.executable, f"{sandbox.PROGRAMS}/load_site.py", application]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False)
     assert (done.returncode == 0) is good
+
+
+class AdminEmailHandler(logging.Handler):
+    """By the name of Django's own, which mails to nobody."""
+
+
+class RequireDebugTrue(logging.Filter):
+    """By the name of Django's own."""
+
+    def filter(self, record):
+        return False
+
+
+@pytest.fixture
+def django(monkeypatch):
+    """Loggers as Django's own defaults leave them."""
+    monkeypatch.setitem(sys.modules, "django", ModuleType("django"))
+    loggers = [logging.getLogger(name) for name in ("django", "django.request")]
+    console, mail = logging.StreamHandler(), AdminEmailHandler()
+    console.addFilter(RequireDebugTrue())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(loggers[0], "handlers", [console, mail])
+    monkeypatch.setattr(loggers[1], "handlers", [])
+    return loggers
+
+
+def test_exceptions_are_heard_where_nobody_writes_them(conf, django, capsys):
+    conf()["post_worker_init"](SimpleNamespace(wsgi=None))
+    record = django[1].makeRecord(
+        "django.request", logging.ERROR, "x", 1, "Internal Server Error: %s", ("/boom",), None
+    )
+    record.request = SimpleNamespace(method="POST")
+    (handler,) = django[1].handlers
+    assert handler.format(record) == "POST Internal Server Error: /boom"
+    assert handler.level == logging.ERROR
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_site_that_logs_itself_is_left_alone(conf, django, at):
+    django[at].handlers = [*django[at].handlers, logging.StreamHandler()]
+    before = list(django[1].handlers)
+    conf()["post_worker_init"](SimpleNamespace(wsgi=None))
+    assert django[1].handlers == before
+
+
+def test_what_does_not_propagate_has_no_parent(conf, django, monkeypatch):
+    logging.getLogger().handlers = [logging.StreamHandler()]
+    monkeypatch.setattr(django[0], "propagate", False)
+    conf()["post_worker_init"](SimpleNamespace(wsgi=None))
+    assert len(django[1].handlers) == 1

@@ -194,3 +194,30 @@ def test_words_of_an_operators_own(site, folder, monkeypatch, capsys):
     capsys.readouterr()
     assert cli.main(["maintenance", site.slug, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"site": site.slug, "maintenance": False, "by": None}
+
+
+def test_credentials_of_a_repository_are_those_of_this_very_address(site):
+    """Root's file has them; the file of facts is for everybody to read."""
+    written("acme", repo="https://git.example/acme.git")
+    assert sites.load("acme").facts["repo"] == "https://git.example/acme.git"
+    os.makedirs(host.REPOSITORIES)
+    secret = "https://bot:word@git.example/acme.git"
+    pathlib.Path(host.REPOSITORIES, "acme").write_text(secret + "\n")
+    assert sites.load("acme").facts["repo"] == secret
+    assert sites.load("acme", {"repo": "https://git.example/of-this-run.git"}).facts["repo"].endswith("of-this-run.git")
+    written("acme", repo="https://git.example/moved.git")
+    assert sites.load("acme").facts["repo"] == "https://git.example/moved.git", "not those of where it was before"
+
+
+def test_variables_and_no_secret(site, folder, monkeypatch, capsys):
+    written(site.slug, secrets=["TOKEN"])
+    monkeypatch.setattr(sites.Site, "provisioned", lambda self: None)
+    values = {"TOKEN": "correct horse", "URL": "https://x.example/?t=correct horse", "SITE_DOMAIN": "acme.example"}
+    (folder / ".env").write_text(env.dump({**values, "DJANGO_SECRET_KEY": "the key"}))
+    assert cli.main(["env", site.slug]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "DJANGO_SECRET_KEY (secret)", "SITE_DOMAIN", "TOKEN (secret)", "URL (secret)",
+    ]  # fmt: skip
+    assert cli.main(["env", site.slug, "--values"]) == 0
+    out = capsys.readouterr().out
+    assert "SITE_DOMAIN=acme.example" in out and "correct horse" not in out and "the key" not in out

@@ -107,14 +107,19 @@ def django(monkeypatch):
     loggers = [logging.getLogger(name) for name in ("django", "django.request")]
     console, mail = logging.StreamHandler(), AdminEmailHandler()
     console.addFilter(RequireDebugTrue())
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(loggers[0], "handlers", [console, mail])
     monkeypatch.setattr(loggers[1], "handlers", [])
     return loggers
 
 
-def test_exceptions_are_heard_where_nobody_writes_them(conf, django, capsys):
+def begin(conf, monkeypatch, *root):
+    """A worker begins, with these handlers at the root: pytest has some of its own there."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(root))
     conf()["post_worker_init"](SimpleNamespace(wsgi=None))
+
+
+def test_exceptions_are_heard_where_nobody_writes_them(conf, django, monkeypatch):
+    begin(conf, monkeypatch)
     # Plain ones: Salt's own loggers, which a test run has, make others.
     record = logging.LogRecord("django.request", logging.ERROR, "x", 1, "Internal Server Error: %s", ("/boom",), None)
     record.request = SimpleNamespace(method="POST")
@@ -124,15 +129,16 @@ def test_exceptions_are_heard_where_nobody_writes_them(conf, django, capsys):
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_site_that_logs_itself_is_left_alone(conf, django, at):
+def test_a_site_that_logs_itself_is_left_alone(conf, django, monkeypatch, at):
     django[at].handlers = [*django[at].handlers, logging.StreamHandler()]
     before = list(django[1].handlers)
-    conf()["post_worker_init"](SimpleNamespace(wsgi=None))
+    begin(conf, monkeypatch)
     assert django[1].handlers == before
 
 
 def test_what_does_not_propagate_has_no_parent(conf, django, monkeypatch):
-    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
+    begin(conf, monkeypatch, logging.StreamHandler())
+    assert django[1].handlers == []
     monkeypatch.setattr(django[0], "propagate", False)
-    conf()["post_worker_init"](SimpleNamespace(wsgi=None))
+    begin(conf, monkeypatch, logging.StreamHandler())
     assert len(django[1].handlers) == 1

@@ -90,7 +90,9 @@ class _Screen:
             if event == "end":
                 if note.get("why"):
                     self.failed[host, site] = str(note["why"])
-                self.notes[host, site] = [_CONTROLS.sub("?", str(each)) for each in note.get("notes") or ()]
+                said = [note["said"]] if note.get("said") else []
+                told = [*said, *(f"note: {each}" for each in note.get("notes") or ())]
+                self.notes[host, site] = [_CONTROLS.sub("?", str(each)) for each in told]
                 self.under_way.discard((host, site))
                 self.lock.notify_all()
                 return
@@ -120,7 +122,7 @@ class _Screen:
                 print(f"{host} {site}: {line}", file=sys.stderr, flush=True)
             for (host, site), notes in sorted(self.notes.items()):
                 for note in notes:
-                    print(f"{host} {site}: note: {note}", file=sys.stderr, flush=True)
+                    print(f"{host} {site}: {note}", file=sys.stderr, flush=True)
             # Last, so that nobody has to look for it in Salt's own answer.
             for (host, site), why in sorted(self.failed.items()):
                 print(f"{host} {site}: {why}", file=sys.stderr, flush=True)

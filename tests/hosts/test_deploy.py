@@ -115,7 +115,8 @@ def test_bad_input_is_one_sentence_and_changes_nothing(healthy, request_, senten
     before = healthy.state()
     status, output = healthy.deploy(**request_)
     assert status != 0
-    assert output.count(sentence) == 1
+    # Where it failed; and what a host refuses in the middle is the last line, too.
+    assert output.count(sentence) in (1, 2)
     assert "Traceback" not in output
     assert healthy.state() == before
 
@@ -160,7 +161,7 @@ def test_a_full_disk_while_fetching(healthy):
     finally:
         healthy.sh(f"umount {ROOT}/repo.git")
     assert status != 0 and "failed at step fetch" in output and f"Release {live} goes on serving" in output
-    assert output.count("Try:") == 1
+    assert output.count("Try:") == 2 and "Try:" in output.splitlines()[-1]
 
 
 def test_a_second_deploy_is_told_who_holds_the_first(healthy):

@@ -57,6 +57,10 @@ sys.exit("the step did not come")
 """
 
 
+# The same, and kills nobody.
+WATCHER = KILLER.replace("os.kill(one, signal.SIGKILL)", "pass")
+
+
 def _migration(world, number):
     """A commit with one more migration, so that a deploy dumps and migrates."""
     before = world.sh(f"cat {ROOT}/current/src/pages/migrations/LAST 2>/dev/null || echo 0001_initial")
@@ -167,18 +171,15 @@ def test_the_controller_killed_at_each_step(bookworm):
     with Load(bookworm.host, DOMAIN, clients=3, seconds=900) as load:
         for number, point in enumerate(POINTS, 920):
             _migration(bookworm, number)
+            watcher = subprocess.Popen(bookworm.host.enter_command(["python3", "-c", WATCHER, SLUG, point]))
             words = ["state.orchestrate", "deploy", 'pillar={"ref": "next", "wait": 120}']
             run = subprocess.Popen(
                 bookworm.controller.command("salt-run", *words), cwd=REPOSITORY, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
             )  # fmt: skip
-            seen = []
-            for line in run.stderr:
-                seen.append(line)
-                if line.rstrip().endswith(f": {point} ..."):
-                    os.killpg(run.pid, signal.SIGKILL)
-                    break
-            assert run.wait(120) == -signal.SIGKILL, (point, seen)
+            assert watcher.wait(130) == 0, point
+            os.killpg(run.pid, signal.SIGKILL)
+            assert run.wait(120) == -signal.SIGKILL, (point, run.stderr.read())
             assert bookworm.health()[0] == 200, point
         status, output = bookworm.deploy(ref="next", wait=120)
     assert status == 0, output
@@ -191,9 +192,7 @@ def test_power_off_in_a_deploy(bookworm, point):
     bookworm.last_migration = bookworm.sh(f"cat {ROOT}/current/src/pages/migrations/LAST 2>/dev/null || true")
     bookworm.last_migration = bookworm.last_migration or None
     _migration(bookworm, {"migrate": 950, "prove": 951, "drain": 952}[point])
-    command = bookworm.host.enter_command(
-        ["python3", "-c", KILLER.replace("os.kill(one, signal.SIGKILL)", "pass"), SLUG, point]
-    )
+    command = bookworm.host.enter_command(["python3", "-c", WATCHER, SLUG, point])
     watcher = subprocess.Popen(command)
     deploy = threading.Thread(target=bookworm.deploy, kwargs={"ref": "next"})
     deploy.start()

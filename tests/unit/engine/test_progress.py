@@ -59,6 +59,7 @@ def test_why_it_failed_comes_with_the_end():
 def test_what_an_operator_should_know_comes_at_the_end():
     with progress.shown("acme") as found:
         progress.tell("acme", "fetch", "begun")
-        found.append("the backup is old")
+        found.notes.append("the backup is old")
+        found.said = "v1 is live"
     last = json.loads(notes().read_text().splitlines()[-1])
-    assert (last["event"], last["notes"]) == ("end", ["the backup is old"])
+    assert (last["event"], last["said"], last["notes"]) == ("end", "v1 is live", ["the backup is old"])

@@ -51,10 +51,13 @@ def test_what_takes_long_is_named_before_its_end(module, capsys):
 
 def test_notes_of_what_did_not_fail(module, capsys):
     screen = module._Screen({"web1": ["acme"]})
-    note = {"host": "web1", "site": "acme", "step": "", "event": "end", "notes": ["one remark", "a\x1b[2Jb"]}
+    note = {"host": "web1", "site": "acme", "step": "", "event": "end", "said": "v1 is live",
+            "notes": ["one remark", "a\x1b[2Jb"]}  # fmt: skip
     screen.show(json.dumps(note))
     screen.table()
-    assert capsys.readouterr().err.splitlines() == ["web1 acme: note: one remark", "web1 acme: note: a?[2Jb"]
+    assert capsys.readouterr().err.splitlines() == [
+        "web1 acme: v1 is live", "web1 acme: note: one remark", "web1 acme: note: a?[2Jb",
+    ]  # fmt: skip
 
 
 def test_why_it_failed_is_the_last_line(module, capsys):

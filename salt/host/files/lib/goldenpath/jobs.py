@@ -6,7 +6,7 @@ sentence for each fault.
 import os
 import time
 
-from . import alert, backup, drill, heal, host, journal, launch, lock, repository, restore, text
+from . import alert, backup, drill, heal, host, journal, launch, lock, progress, repository, restore, text
 from . import site as sites
 from .errors import Busy, Ended, Failed
 
@@ -100,8 +100,15 @@ def restored(slug, snapshot=None, keep_secret_key=False, wait=0):
     wait: seconds.
     """
     (site,) = sites.backed_up(slug)
-    with lock.of_backups("restore", wait), lock.of_site(site, "restore", wait):
-        return restore.run(site, snapshot, keep_secret_key)
+    with lock.of_backups("restore", wait), lock.of_site(site, "restore", wait), progress.shown(slug) as told:
+        done = restore.run(site, snapshot, keep_secret_key)
+        told.said = (
+            f"{slug} is what it was at {done['time']} and serves, after {done['seconds']} s of which "
+            f"{done['stopped']} s behind the maintenance page"
+            + (f"; what it was before is in {done['safety']}" if done["safety"] else "")
+        )
+        told.notes += done["notes"]
+        return done
 
 
 def restore_beside(slug, request):

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import types
 
 from . import host
 from .errors import Failed, Refused
@@ -14,16 +15,18 @@ def _path(slug):
     return f"{host.RUN}/{slug}.progress"
 
 
-def tell(slug, step, event, seconds=None, why=None, notes=()):
+def tell(slug, step, event, seconds=None, why=None, notes=(), said=""):
     """
     Note a step. Nothing fails where it cannot be noted.
 
     event: ``begun``, ``done`` or ``failed``; ``end`` when no more comes. seconds: how long it took. why: the sentence
-    of a command that failed. notes: what an operator should know though it did not fail.
+    of a command that failed. said: how one ended that did not. notes: what an operator should know all the same.
     """
     line = {"host": host.name(), "site": slug, "step": step, "event": event}
     if why:
         line["why"] = why
+    if said:
+        line["said"] = said
     if notes:
         line["notes"] = [str(note) for note in notes]
     if seconds is not None:
@@ -44,16 +47,19 @@ def clear(slug):
 
 @contextlib.contextmanager
 def shown(slug):
-    """What is told in here is a command's own, and the last of it is ``end``. Yields a list, for its notes."""
+    """
+    What is told in here is a command's own, and the last of it is ``end``. Yields what that says: ``said``, a sentence,
+    and ``notes``, a list.
+    """
     clear(slug)
-    why, notes = None, []
+    why, told = None, types.SimpleNamespace(said="", notes=[])
     try:
-        yield notes
+        yield told
     except (Failed, Refused) as exc:
         why = str(exc).partition("\n")[0]
         raise
     finally:
-        tell(slug, "", "end", why=why, notes=notes)
+        tell(slug, "", "end", why=why, notes=told.notes, said=told.said)
 
 
 @contextlib.contextmanager

@@ -33,8 +33,8 @@ def deploy(site, ref=None, who="unknown", wait=0):
     record = {"release": None, "action": "deploy", "ref": ref, "sha": None, "who": who, "when": text.now(),
               "migrations": [], "dump": None}  # fmt: skip
     preflight.gate(site.slug)
-    with lock.of_site(site, who, wait) as held, progress.shown(site.slug) as notes:
-        this = run.Run(site, who, held, notes)
+    with lock.of_site(site, who, wait) as held, progress.shown(site.slug) as told:
+        this = run.Run(site, who, held, told.notes)
         this.notes += filter(None, [site.unprovisioned()])
         with this.step("preflight"):
             preflight.look(this)
@@ -71,6 +71,10 @@ def deploy(site, ref=None, who="unknown", wait=0):
         os.unlink(site.release(release, ".unfinished"))
         with this.step("prune"):
             prune(site)
+        told.said = (
+            f"{ref} ({record['sha'][:8]}) is live on {site.slug} after {record['seconds']} s, "
+            f"environment {record['environment']}"
+        )
     return {**record, "steps": this.steps, "notes": this.notes, "before": before}
 
 

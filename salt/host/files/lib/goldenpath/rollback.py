@@ -23,8 +23,8 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
     site.provisioned()
     preflight.pong(site.slug)
     when = text.now()
-    with lock.of_site(site, who, wait) as held, progress.shown(site.slug) as notes:
-        this = run.Run(site, who, held, notes)
+    with lock.of_site(site, who, wait) as held, progress.shown(site.slug) as told:
+        this = run.Run(site, who, held, told.notes)
         this.notes += filter(None, [site.unprovisioned()])
         with this.step("clean"):
             steps.clean(this)
@@ -53,7 +53,12 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
         site.maintenance_off(sites.OURS)
         record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
         history.add(site, record)
-    return {**record, "moved": [] if exchanged else moved, "notes": this.notes, "before": before}
+        moved = [] if exchanged else moved
+        told.said = (
+            f"{site.slug} serves {target} ({record['ref']}) again after {record['seconds']} s; the database has "
+            + (f"moved since, by {len(moved)} migrations: {', '.join(moved)}" if moved else "not moved since")
+        )
+    return {**record, "moved": moved, "notes": this.notes, "before": before, "said": told.said}
 
 
 def _target(site, before, release):

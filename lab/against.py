@@ -1,16 +1,14 @@
 """make bench AGAINST=COMMIT: this checkout and another commit in turn, each on an equal host; medians of pairs."""
 
 import pathlib
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import types
 
-from . import Lab, LabError, controller, demo, earlier, master, siterepo, unwind_on_signals
-from .bench import WHOLE, _say, _ssh, _timed, _too_long
+from . import Lab, controller, demo, earlier, master, siterepo
+from .bench import bounded, over_ssh, say, timed
 
 PAIRS = 5
 # What is slower by more than both is named.
@@ -23,7 +21,7 @@ class Side:
     def __init__(self, lab, name, modules, folder, release):
         self.host = lab.up(name, release=release)
         self.pillar = modules.demo.PILLAR
-        self._modules, self._folder = modules, folder
+        self._modules, self._folder, self.master = modules, folder, None
         folder.mkdir()
         self.ssh = modules.controller.Controller(folder / "c", [self.host])
         self.ssh.pillar(name, self.pillar)
@@ -34,13 +32,13 @@ class Side:
         """Provision, deploy, and admit the host as a minion. Returns the seconds of the first two (list of float)."""
         name = self.host.name
         seconds = [
-            _timed(lambda: self.ssh.salt_ssh(name, "state.apply")),
-            _timed(lambda: self.ssh.orchestrate("deploy")),
+            timed(lambda: self.ssh.salt_ssh(name, "state.apply")),
+            timed(lambda: self.ssh.orchestrate("deploy")),
         ]
         self.master = self._modules.master.Master(self._folder / "m").start()
         self.master.pillar(name, self.pillar)
         self.master.admit(self.host)
-        _timed(lambda: self.master.salt(name, "saltutil.sync_all"))
+        timed(lambda: self.master.salt(name, "saltutil.sync_all"))
         return seconds
 
     def _news(self):
@@ -50,34 +48,34 @@ class Side:
     def _refused(self, way):
         self.host.exec("systemctl stop redis-server")
         try:
-            return _timed(lambda: way.orchestrate("deploy"), fails=True)
+            return timed(lambda: way.orchestrate("deploy"), fails=True)
         finally:
             self.host.exec("systemctl start redis-server")
 
     def _deploy(self, way):
         self._news()
-        return _timed(lambda: way.orchestrate("deploy", {"ref": "main"}))
+        return timed(lambda: way.orchestrate("deploy", {"ref": "main"}))
 
     def _rollback(self, way):
         self._deploy(way)  # the release that is left is bad from then on
-        return _timed(lambda: way.orchestrate("rollback"))
+        return timed(lambda: way.orchestrate("rollback"))
 
     def measures(self):
         """What is asked of both in turn (dict of callables that return seconds)."""
         name = self.host.name
         return {
-            "state.apply, nothing to do, salt-ssh": lambda: _timed(lambda: self.ssh.salt_ssh(name, "state.apply")),
-            "state.apply, nothing to do, minion": lambda: _timed(lambda: self.master.salt(name, "state.apply")),
+            "state.apply, nothing to do, salt-ssh": lambda: timed(lambda: self.ssh.salt_ssh(name, "state.apply")),
+            "state.apply, nothing to do, minion": lambda: timed(lambda: self.master.salt(name, "state.apply")),
             "deploy, warm, salt-ssh": lambda: self._deploy(self.ssh),
             "deploy, warm, minion": lambda: self._deploy(self.master),
             "rollback, minion": lambda: self._rollback(self.master),
             "deploy refused, Redis stopped, salt-ssh": lambda: self._refused(self.ssh),
             "deploy refused, Redis stopped, minion": lambda: self._refused(self.master),
-            "backup": lambda: _timed(lambda: _ssh(self.host, "systemctl start goldenpath-backup")),
+            "backup": lambda: timed(lambda: over_ssh(self.host, "systemctl start goldenpath-backup")),
         }
 
     def end(self):
-        if hasattr(self, "master"):
+        if self.master:
             self.master.stop()
 
 
@@ -85,7 +83,7 @@ def compare(name, new, old):
     """Say one measure of both sides, and whether this checkout is slower than noise explains."""
     ours, theirs = statistics.median(new), statistics.median(old)
     slower = {"slower": True} if ours > theirs * SHARE and ours - theirs > SECONDS else {}
-    _say(name, new, old, beside_is="the other commit", **slower)
+    say(name, new, old, beside_is="the other commit", **slower)
 
 
 def run(commit, release="bookworm"):
@@ -119,22 +117,5 @@ def run(commit, release="bookworm"):
                 side.end()
 
 
-def main():
-    """Measure, and take the hosts down again, also when something fails. Returns an exit status (int)."""
-    unwind_on_signals()
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(WHOLE)
-    try:
-        run(sys.argv[1])
-    except (LabError, subprocess.TimeoutExpired) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        signal.alarm(0)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bounded(lambda: run(sys.argv[1])))

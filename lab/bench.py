@@ -60,7 +60,7 @@ urlpatterns.insert(0, path("health/", lambda request: JsonResponse({"status": "o
 """
 
 
-def _timed(action, fails=False):
+def timed(action, fails=False):
     began = time.monotonic()
     done = action()
     seconds = time.monotonic() - began
@@ -69,7 +69,7 @@ def _timed(action, fails=False):
     return seconds
 
 
-def _say(name, seconds, beside=None, **more):
+def say(name, seconds, beside=None, **more):
     line = {
         "measure": name,
         "min": round(min(seconds), 2),
@@ -92,7 +92,7 @@ def _packages():
     return " ".join(defaults["packages"])
 
 
-def _ssh(host, line):
+def over_ssh(host, line):
     return subprocess.run(
         [*host.ssh_command(), line],
         stdin=subprocess.DEVNULL,
@@ -121,57 +121,57 @@ def provisioning(lab, folder, release, prefix):
                 "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && "
                 f"apt-get install -qq --no-install-recommends {_packages()}"
             )
-            apt.append(_timed(lambda host=host, command=command: _ssh(host, command)))
+            apt.append(timed(lambda host=host, command=command: over_ssh(host, command)))
         host = lab.up(f"{prefix}-{run}", release=release)
         controller = Controller(folder / f"controller-{run}", [host])
         controller.pillar(host.name, PILLAR)
-        ours.append(_timed(lambda c=controller, h=host: c.salt_ssh(h.name, "state.apply")))
+        ours.append(timed(lambda c=controller, h=host: c.salt_ssh(h.name, "state.apply")))
         if run < RUNS - 1:
             host.down()
-    _say(f"provision {release}", ours, apt, beside_is="apt-get install of the same packages")
+    say(f"provision {release}", ours, apt, beside_is="apt-get install of the same packages")
     return host, controller
 
 
 def deploys(host, controller, master, repository):
     """First and warm, over ssh and by a minion, and the plain script beside them."""
-    _say("first deploy, empty caches", [_timed(lambda: controller.orchestrate("deploy"))])
-    _say(
+    say("first deploy, empty caches", [timed(lambda: controller.orchestrate("deploy"))])
+    say(
         "state.apply, nothing to do, salt-ssh",
-        [_timed(lambda: controller.salt_ssh(host.name, "state.apply")) for _ in range(RUNS)],
+        [timed(lambda: controller.salt_ssh(host.name, "state.apply")) for _ in range(RUNS)],
     )
     master.admit(host)
-    _timed(lambda: master.salt(host.name, "saltutil.sync_all"))
-    _say(
+    timed(lambda: master.salt(host.name, "saltutil.sync_all"))
+    say(
         "state.apply, nothing to do, minion",
-        [_timed(lambda: master.salt(host.name, "state.apply")) for _ in range(RUNS)],
+        [timed(lambda: master.salt(host.name, "state.apply")) for _ in range(RUNS)],
     )
-    _timed(lambda: _ssh(host, PREPARE))
-    _timed(lambda: _ssh(host, PLAIN))
+    timed(lambda: over_ssh(host, PREPARE))
+    timed(lambda: over_ssh(host, PLAIN))
     plain, ssh, minion, own = [], [], [], []
     for run in range(RUNS):
         for way, action in (
-            (plain, lambda: _ssh(host, PLAIN)),
+            (plain, lambda: over_ssh(host, PLAIN)),
             (ssh, lambda: controller.orchestrate("deploy", {"ref": "main"})),
             (minion, lambda: master.orchestrate("deploy", {"ref": "main"})),
         ):
             repository.commit(f"change {run}", {"NEWS": f"{run} {len(way)} {time.monotonic()}\n"})
             repository.publish(host)
-            way.append(_timed(action))
+            way.append(timed(action))
             if way is not plain:
                 own.append(json.loads(host.exec(f"tail -n 1 {ROOT}/releases.jsonl").stdout)["seconds"])
     beside = "plain script over ssh, restarting in place"
-    _say("deploy, warm, salt-ssh", ssh, plain, beside_is=beside)
-    _say("deploy, warm, minion", minion, plain, beside_is=beside)
-    _say("deploy, warm, the part on the host", own, plain, beside_is=beside)
-    _say("rollback, minion", [_timed(lambda: master.orchestrate("rollback")) for _ in range(RUNS)])
+    say("deploy, warm, salt-ssh", ssh, plain, beside_is=beside)
+    say("deploy, warm, minion", minion, plain, beside_is=beside)
+    say("deploy, warm, the part on the host", own, plain, beside_is=beside)
+    say("rollback, minion", [timed(lambda: master.orchestrate("rollback")) for _ in range(RUNS)])
 
 
 def visitors(host, controller, master, repository):
     """What eight clients see of deploys, of a rollback, of a deploy that undoes itself, and of the plain script."""
 
-    def say(name, seconds, load):
+    def tell(name, seconds, load):
         slowest = max((ended - began for began, ended, path, _ in load.done if path in load.pages), default=0)
-        _say(name, seconds, requests=load.requests, failed=load.failed, longest_pause=round(load.pause, 2),
+        say(name, seconds, requests=load.requests, failed=load.failed, longest_pause=round(load.pause, 2),
              slowest_page=round(slowest, 2))  # fmt: skip
 
     def row():
@@ -179,21 +179,21 @@ def visitors(host, controller, master, repository):
         for run in range(IN_A_ROW):
             repository.commit(f"row {run}", {"NEWS": f"row {run}\n"})
             repository.publish(host)
-            seconds.append(_timed(lambda: master.orchestrate("deploy", {"ref": "main"})))
+            seconds.append(timed(lambda: master.orchestrate("deploy", {"ref": "main"})))
         return seconds
 
-    say(f"visitors, {IN_A_ROW} deploys in a row", *_while_visited(host, row))
-    action = lambda: [_timed(lambda: controller.orchestrate("rollback"))]  # noqa: E731
-    say("visitors, a rollback", *_while_visited(host, action))
+    tell(f"visitors, {IN_A_ROW} deploys in a row", *_while_visited(host, row))
+    action = lambda: [timed(lambda: controller.orchestrate("rollback"))]  # noqa: E731
+    tell("visitors, a rollback", *_while_visited(host, action))
     urls = (repository.folder / "example_site/urls.py").read_text()
     repository.commit("Says an old commit", {"example_site/urls.py": urls + OLD_SHA}, tag="wrong")
     repository.publish(host)
-    action = lambda: [_timed(lambda: controller.orchestrate("deploy", {"ref": "wrong"}), fails=True)]  # noqa: E731
-    say("visitors, a deploy that fails after the switch", *_while_visited(host, action))
+    action = lambda: [timed(lambda: controller.orchestrate("deploy", {"ref": "wrong"}), fails=True)]  # noqa: E731
+    tell("visitors, a deploy that fails after the switch", *_while_visited(host, action))
     repository.reset("v1.0.0")
     repository.publish(host)
-    action = lambda: [_timed(lambda: _ssh(host, PLAIN)) for _ in range(RUNS)]  # noqa: E731
-    say(f"visitors, {RUNS} runs of the plain script", *_while_visited(host, action))
+    action = lambda: [timed(lambda: over_ssh(host, PLAIN)) for _ in range(RUNS)]  # noqa: E731
+    tell(f"visitors, {RUNS} runs of the plain script", *_while_visited(host, action))
 
 
 def backups(host):
@@ -204,7 +204,7 @@ def backups(host):
     def backup():
         # New data each time, so that there is something to pack and to write.
         host.exec(f"head -c 32M /dev/urandom > {ROOT}/media/other.bin; chown sum-{SLUG}: {ROOT}/media/other.bin")
-        seconds.append(_timed(lambda: _ssh(host, "systemctl start goldenpath-backup")))
+        seconds.append(timed(lambda: over_ssh(host, "systemctl start goldenpath-backup")))
 
     for _ in range(RUNS):
         for name, action in (("quiet", lambda: time.sleep(seconds[-1] if seconds else 5)), ("backup", backup)):
@@ -213,7 +213,7 @@ def backups(host):
             if load.failed:
                 raise LabError(f"{load.failed} of {load.requests} requests failed: {load.failures[:3]}")
     host.exec(f"rm -f {ROOT}/media/large.bin {ROOT}/media/other.bin")
-    _say("backup of a site beside visitors", seconds)
+    say("backup of a site beside visitors", seconds)
     for name, times in answers.items():
         print(
             json.dumps(
@@ -237,8 +237,8 @@ def refusals(host, controller, master):
         for name, ways in (("salt-ssh", controller), ("minion", master)):
             seconds = []
             for _ in range(RUNS):
-                seconds.append(_timed(lambda ways=ways: ways.orchestrate("deploy"), fails=True))
-            _say(f"deploy refused, Redis stopped, {name}", seconds)
+                seconds.append(timed(lambda ways=ways: ways.orchestrate("deploy"), fails=True))
+            say(f"deploy refused, Redis stopped, {name}", seconds)
     finally:
         host.exec("systemctl start redis-server")
 
@@ -247,27 +247,19 @@ def _too_long(*_):
     raise LabError(f"The bench took longer than {WHOLE} s, and was ended.")
 
 
-def main():
-    """Measure everything. Its hosts go again, also when something fails.
+def bounded(measure):
+    """Measure, not for ever, and say why where it cannot be done.
+
+    measure
+        what is called; it takes its own hosts down (callable)
 
     Returns an exit status (int).
     """
-    prefix = f"b{os.getpid() % 100000}"
     unwind_on_signals()
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(WHOLE)
     try:
-        with Lab(lambda line: print(line, file=sys.stderr)) as lab, tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
-            host, controller = provisioning(lab, folder, "bookworm", prefix)
-            repository = SiteRepository(folder / "site")
-            repository.publish(host)
-            with Master(folder / "m") as master:
-                master.pillar(host.name, PILLAR)
-                deploys(host, controller, master, repository)
-                visitors(host, controller, master, repository)
-                backups(host)
-                refusals(host, controller, master)
+        measure()
     except (LabError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         return 1
@@ -278,5 +270,21 @@ def main():
     return 0
 
 
+def main():
+    """Measure everything. Its hosts go again, also when something fails."""
+    prefix = f"b{os.getpid() % 100000}"
+    with Lab(lambda line: print(line, file=sys.stderr)) as lab, tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        host, controller = provisioning(lab, folder, "bookworm", prefix)
+        repository = SiteRepository(folder / "site")
+        repository.publish(host)
+        with Master(folder / "m") as master:
+            master.pillar(host.name, PILLAR)
+            deploys(host, controller, master, repository)
+            visitors(host, controller, master, repository)
+            backups(host)
+            refusals(host, controller, master)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bounded(main))

@@ -57,7 +57,7 @@ def _placeholders(value, path):
 
 def _check_operators(pillar):
     known = sorted(str(slug) for slug, _ in sites.sites_of(pillar))
-    keys = {}
+    holders = {}
     for name, operator in sites.mapping(pillar, "operators").items():
         if not isinstance(operator, dict):
             continue
@@ -69,8 +69,8 @@ def _check_operators(pillar):
                     f"{words.shown(slug)} is no site of this host; name one of {', '.join(known) or 'its sites'}",
                 )
         key = " ".join(str(operator.get("key")).split()[:2])
-        if keys.setdefault(key, name) != name:
-            yield ("operators", name, "key"), f"is the key of {keys[key]} as well; each has one of their own"
+        if holders.setdefault(key, name) != name:
+            yield ("operators", name, "key"), f"is the key of {holders[key]} as well; each has one of their own"
 
 
 def _check_backup(pillar):

@@ -5,6 +5,7 @@ include:
 {%- for slug, site in pillar.sites.items() %}
 {%- set user = "sum-" ~ slug %}
 {%- set root = "/srv/sum/" ~ slug %}
+{%- set public = site.repo | regex_replace("^(https?://)[^/@]*@", "\\1") %}
 
 # What modules that are called without a pillar need to know; no secrets.
 site-facts-{{ slug }}:
@@ -14,7 +15,7 @@ site-facts-{{ slug }}:
         {{ {"slug": slug, "user": user, "root": root, "domains": site.domains, "health": site.health,
             "tls": site.tls, "celery": site.celery, "redis": site.redis,
             "postgres": site.postgres, "workers": site.workers, "limits": site.limits, "max_body": site.max_body,
-            "repo": site.repo | regex_replace("^(https?://)[^/@]*@", "\\1"), "ref": site.ref,
+            "repo": public, "ref": site.ref,
             "directory": site.directory, "project": site.project, "settings": site.settings,
             "requirements": site.requirements, "dependencies": site.dependencies, "env_names": site.env_names, "python": site.python, "migrations": site.migrations,
             "wsgi": site.wsgi, "asgi": site.asgi, "drain": site.drain, "media": site.media, "build": site.build, "release": site.release,
@@ -24,7 +25,7 @@ site-facts-{{ slug }}:
     - require:
         - file: base-state-directory
 
-{%- if site.repo != site.repo | regex_replace("^(https?://)[^/@]*@", "\\1") %}
+{%- if site.repo != public %}
 
 # For a deploy that no controller began; the file of facts is for everybody to read.
 site-repository-{{ slug }}:

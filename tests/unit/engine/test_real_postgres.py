@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from goldenpath import files, pgdump, postgres, process, signs
+from goldenpath import files, host, pgdump, postgres, process, removal, signs, units
 from goldenpath import site as sites
 from goldenpath.errors import Failed
 
@@ -52,7 +52,7 @@ def server():
 def pg(server, paths, monkeypatch):
     """A cluster with two sites as an older tree made them: each owns its database."""
     monkeypatch.setattr(process, "start", server.start(process.start))
-    monkeypatch.setattr(postgres.pwd, "getpwnam", lambda name: None)
+    monkeypatch.setattr(process, "known", lambda name: True)
     monkeypatch.setattr(postgres, "_KEPT", set())
     for name in (NAME, OTHER):
         server.psql(
@@ -381,3 +381,18 @@ def test_who_takes_all_connections_and_who_keeps_others_waiting(pg, monkeypatch)
         taken_, held = sorted(found, reverse=True)
         assert taken_.startswith("acme on web1 has 4 of the 4 connections to its database. Try: ")
         assert re.match(r"A session of acme on web1 \(process \d+\) has kept others of it waiting for a lock", held)
+
+
+def test_a_site_goes_with_its_live_database_and_its_roles(pg, acme, monkeypatch):
+    """Nothing but its removal drops a database that is live; the neighbour's stays."""
+    monkeypatch.setattr(units, "retire", lambda site: [])
+    monkeypatch.setattr(units, "systemctl", lambda *argv, **_: process.Done(0, "", ""))
+    monkeypatch.setattr(removal, "_userdel", lambda name: None)
+    pathlib.Path(host.SITES).mkdir()
+    files.write_json(f"{host.SITES}/acme.json", {"slug": "acme", "redis": {}})
+    postgres.create(acme, f"{NAME}.old")
+    with pytest.raises(Failed, match=f"{NAME} is a live database"):
+        postgres.drop(NAME)
+    removal.remove("acme")
+    assert pg.psql("SELECT datname FROM pg_database WHERE datname LIKE 'sum-%'") == OTHER
+    assert pg.psql("SELECT rolname FROM pg_roles WHERE rolname ~ '^(sum|dmp)-'") == OTHER

@@ -3,7 +3,7 @@
 import pathlib
 
 import pytest
-from goldenpath import cli, files, host, jobs, lock, postgres, process, removal, units
+from goldenpath import cli, files, host, jobs, lock, postgres, process, removal, signs, units
 from goldenpath import site as sites
 from goldenpath.errors import Failed, Refused
 
@@ -25,7 +25,7 @@ def acme(paths, monkeypatch):
     (paths / "caddy/acme.caddy").write_text("acme.example {\n}\n")
     monkeypatch.setattr(postgres, "exists", lambda name: name == "sum-acme")
     monkeypatch.setattr(postgres, "size_of", lambda name: 5 << 20)
-    monkeypatch.setattr(postgres, "drop", lambda name: done.append(("drop", name)))
+    monkeypatch.setattr(postgres, "drop", lambda name, live: done.append(("drop", name)))
 
     def sql(statements, **_):
         if statements.startswith("SELECT"):
@@ -36,15 +36,16 @@ def acme(paths, monkeypatch):
     real = process.run
 
     def run(argv, **more):
-        if argv[0] not in (removal.USERDEL, removal.GETENT, removal.DU):
+        if argv[0] not in (removal.USERDEL, signs.DU):
             return real(argv, **more)
         if argv[0] == removal.USERDEL:
             done.append(("userdel", argv[1]))
             there.discard(argv[1])
-        return process.Done(int(argv[0] == removal.GETENT and argv[2] not in there), "4096\tx\n", "")
+        return process.Done(0, f"4096\t{argv[-1]}\n", "")
 
     monkeypatch.setattr(postgres, "sql", sql)
     monkeypatch.setattr(process, "run", run)
+    monkeypatch.setattr(process, "known", there.__contains__)
     monkeypatch.setattr(units, "retire", lambda site: done.append(("retire", site.slug)) or ["a.service"])
     monkeypatch.setattr(units, "systemctl", lambda *argv, **_: done.append(argv) or process.Done(0, "", ""))
     monkeypatch.setattr(removal.redis_gate, "ask", lambda *commands, **_: done.append(("redis", commands)))

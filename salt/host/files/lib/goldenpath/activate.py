@@ -10,8 +10,6 @@ from . import site as sites
 from .errors import Failed
 
 WORKER_SECONDS = 30
-# For hosts whose pillar does not say; as the schema has it.
-DRAIN_SECONDS = 10
 
 
 def activate(run, release, sha, before, switched=lambda: None, strict=True):
@@ -44,7 +42,7 @@ def activate(run, release, sha, before, switched=lambda: None, strict=True):
     with run.step("drain"):
         others = [other for other in units.running(site) if other != release]
         if site.facts.get("asgi"):
-            units.await_connections(site, others, site.facts.get("drain", DRAIN_SECONDS))
+            units.await_connections(site, others, site.facts["drain"])
         units.stop(site, others)
     _environment_is_proven(site)
 

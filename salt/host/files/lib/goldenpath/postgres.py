@@ -8,7 +8,6 @@ that no site is (``keeper``), with a fixed search path and a time limit.
 
 # ruff: noqa: S608  names of sites and their databases, which provisioning has checked
 import json
-import pwd
 
 from . import host, process, text
 from .errors import Failed
@@ -85,15 +84,13 @@ def keeper(site):
     name = f"dmp-{site.slug}"
     if name in _KEPT:
         return name
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
+    if not process.known(name):
         made = process.run(
             [USERADD, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
              "--shell", "/usr/sbin/nologin", "--comment", f"dumps of {site.slug}", name]
         )  # fmt: skip
         if made.code:
-            raise Failed(f"the user {name} cannot be made: {text.reason(made.output)}. Try: getent passwd") from None
+            raise Failed(f"the user {name} cannot be made: {text.reason(made.output)}. Try: getent passwd")
     known = sql(
         f"SELECT (SELECT pg_has_role(oid, {literal(site.name)}, 'MEMBER') FROM pg_roles WHERE rolname = "
         f"{literal(name)}), (SELECT has_database_privilege({literal(name)}, oid, 'CONNECT') FROM pg_database "
@@ -183,9 +180,14 @@ def size(site):
     raise Failed(f"Postgres does not let {site.slug} in: {why}. Try: {host.command('state.apply postgres')}")
 
 
-def drop(name):
-    """Drop a database that is not live, with whoever is connected to it."""
-    if "." not in name:
+def drop(name, live=False):
+    """
+    Drop a database, with whoever is connected to it.
+
+    live
+        a site's live one, too, which nothing but the site's removal means (bool)
+    """
+    if "." not in name and not live:
         raise Failed(f"{name} is a live database and is not dropped")
     sql(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);")
 

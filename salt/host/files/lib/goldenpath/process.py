@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import typing
 
 from .errors import Failed
@@ -41,6 +42,13 @@ def environment(user=None, extra=None):
     """What a program sees: a fixed PATH, locale and home, and what is given."""
     home = {"HOME": "/root", "PATH": ROOT_PATH} if user is None else {"HOME": "/", "PATH": SITE_PATH}
     return {"LANG": "C.UTF-8", "TMPDIR": TEMPORARY, **home, **(extra or {})}
+
+
+def known(user):
+    """Whether this host has such a user."""
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwnam(user))
+    return False
 
 
 def identity(user):
@@ -128,3 +136,8 @@ def kill(program):
     """End a program that ``start`` began, with all its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(program.pid, signal.SIGKILL)
+
+
+def unheard():
+    """Nobody reads our output any more: what is left is not flushed into a pipe that is closed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -66,7 +66,8 @@ def shown(slug):
 def printed(slug):
     """The steps of what runs meanwhile, on standard error, a line each as it ends."""
     done = threading.Event()
-    thread = threading.Thread(target=_print, args=(slug, done), daemon=True)
+    # What is there is another command's: the file is emptied by the one that begins.
+    thread = threading.Thread(target=_print, args=(slug, len(_lines(slug)), done), daemon=True)
     thread.start()
     try:
         yield
@@ -75,21 +76,23 @@ def printed(slug):
         thread.join(2)
 
 
-def _print(slug, done):
-    # What is there is another command's: the file is emptied by the one that begins.
-    seen, last = None, False
+def _lines(slug):
+    try:
+        with open(_path(slug), encoding="utf-8") as stream:
+            return stream.read().splitlines()
+    except OSError:
+        return []
+
+
+def _print(slug, seen, done):
+    last = False
     while not last:
         last = done.wait(0.1)
-        with contextlib.suppress(OSError), open(_path(slug), encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
-            if seen is None or len(lines) < seen:
-                seen = len(lines) if seen is None else 0
-            for line in lines[seen:]:
-                with contextlib.suppress(ValueError, KeyError):
-                    note = json.loads(line)
-                    if note["event"] in ("done", "failed"):
-                        took = f"{note.get('seconds', 0):.1f} s" if note["event"] == "done" else "FAILED"
-                        print(f"{note['step']} {took}", file=sys.stderr, flush=True)
-            seen = len(lines)
-        if seen is None:
-            seen = 0
+        lines = _lines(slug)
+        for line in lines[seen if len(lines) >= seen else 0 :]:
+            with contextlib.suppress(ValueError, KeyError):
+                note = json.loads(line)
+                if note["event"] in ("done", "failed"):
+                    took = f"{note.get('seconds', 0):.1f} s" if note["event"] == "done" else "FAILED"
+                    print(f"{note['step']} {took}", file=sys.stderr, flush=True)
+        seen = len(lines)

@@ -71,11 +71,13 @@ def deploy(site, ref=None, who="unknown", wait=0):
         os.unlink(site.release(release, ".unfinished"))
         with this.step("prune"):
             prune(site)
-        told.said = (
-            f"{ref} ({record['sha'][:8]}) is live on {site.slug} after {record['seconds']} s, "
-            f"environment {record['environment']}"
-        )
+        told.said = f"{lives(site.slug, record)}, environment {record['environment']}"
     return {**record, "steps": this.steps, "notes": this.notes, "before": before}
+
+
+def lives(slug, record):
+    """How a deploy ended that did not fail, as the beginning of a sentence."""
+    return f"{record['ref']} ({record['sha'][:8]}) is live on {slug} after {record['seconds']} s"
 
 
 def _failed(this, record, before, exc):

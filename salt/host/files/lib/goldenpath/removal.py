@@ -6,11 +6,11 @@ import os
 import re
 import time
 
-from . import files, host, jobs, journal, lock, postgres, process, redis_gate, text, units
+from . import files, host, jobs, journal, lock, postgres, process, redis_gate, signs, text, units
 from . import site as sites
 from .errors import Failed, Refused
 
-USERDEL, GETENT, DU = "/usr/sbin/userdel", "/usr/bin/getent", "/usr/bin/du"
+USERDEL = "/usr/sbin/userdel"
 CADDY = "/etc/caddy/sites"
 STATE = "/var/lib"
 WAIT = 900
@@ -40,7 +40,7 @@ def found(slug):
         "live": site.current,
         "databases": [name for name in (site.name, *(site.name + end for end in _ENDS)) if postgres.exists(name)],
         "roles": [name for name in names if postgres.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{name}';") == "1"],  # noqa: S608  checked above
-        "users": [name for name in names if _user(name)],
+        "users": [name for name in names if process.known(name)],
         "paths": [place for place in places if os.path.lexists(place)],
         "redis": "own" if own else [(facts.get("redis") or {}).get(kind) for kind in ("cache", "broker")],
     }
@@ -51,16 +51,11 @@ def found(slug):
     return answer
 
 
-def _user(name):
-    return not process.run([GETENT, "passwd", name]).code
-
-
 def told(slug, what):
     """The same in words: what would go."""
     site = sites.Site(slug, {})
     size = sum(postgres.size_of(name) for name in what["databases"])
-    counted = process.run([DU, "-sxB1", site.root], timeout=60) if os.path.isdir(site.root) else None
-    disk = int(counted.output.split()[0]) if counted and not counted.code else 0
+    disk = sum(signs.counted([site.root] if os.path.isdir(site.root) else [], 60).values())
     last = (journal.recorded(slug).get("good") or {}).get("at")
     kept = f"a backup of {text.duration(text.age(last))} ago" if last else "no backup"
     return (
@@ -91,7 +86,7 @@ def remove(slug, backed_up=True):
         if what["redis"] != "own":
             _empty(what["redis"])
         for name in what["databases"]:
-            postgres.drop(name)
+            postgres.drop(name, live=True)
         for name in what["roles"]:
             # What a role was granted elsewhere, as a dump's keeper is.
             postgres.sql(f"DROP OWNED BY {postgres.quoted(name)}; DROP ROLE {postgres.quoted(name)};")

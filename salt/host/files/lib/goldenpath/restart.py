@@ -31,11 +31,11 @@ def restart_postgres(unit):
                 f"{unit} does not start on {host.name()}: {reason(done.output)}. Try: journalctl -u {unit} -n 50",
                 units.journal(unit, began),
             )
-        _await(unit, began)
+        _await(began)
     return {"told": f"{unit} was restarted in {time.time() - began:.1f} s, under the page of {len(live)} sites"}
 
 
-def _await(unit, began):
+def _await(began):
     while True:
         try:
             return postgres.sql("SELECT 1;", timeout=10)

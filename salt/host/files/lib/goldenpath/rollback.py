@@ -58,7 +58,7 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
             f"{site.slug} serves {target} ({record['ref']}) again after {record['seconds']} s; the database has "
             + (f"moved since, by {len(moved)} migrations: {', '.join(moved)}" if moved else "not moved since")
         )
-    return {**record, "moved": moved, "notes": this.notes, "before": before, "said": told.said}
+    return {**record, "moved": moved, "notes": this.notes, "before": before}
 
 
 def _target(site, before, release):

@@ -148,15 +148,20 @@ def _disks(sites):
 
 def _most(sites, device):
     """Who has the most of a filesystem, as the end of a sentence; empty where nobody can tell in time."""
-    there = [site for site in sites if os.stat(site.root).st_dev == device]
-    if not there:
+    sizes = counted([site.root for site in sites if os.stat(site.root).st_dev == device], COUNT_SECONDS)
+    if not sizes:
         return ""
-    done = process.run([DU, "-sxB1", *(site.root for site in there)], timeout=COUNT_SECONDS)
+    root = max(sizes, key=sizes.get)
+    return f", {text.size(sizes[root])} are of {os.path.basename(root)}"
+
+
+def counted(folders, seconds):
+    """The bytes below each folder: {folder: bytes}; empty where they cannot all be counted in time."""
+    if not folders:
+        return {}
+    done = process.run([DU, "-sxB1", *folders], timeout=seconds)
     rows = [line.split("\t") for line in done.output.splitlines() if re.fullmatch(r"\d+\t/.*", line)]
-    if done.code or not rows:
-        return ""
-    size, root = max((int(size), root) for size, root in rows)
-    return f", {text.size(size)} are of {os.path.basename(root)}"
+    return {} if done.code else {root: int(size) for size, root in rows}
 
 
 def _certificates(site):

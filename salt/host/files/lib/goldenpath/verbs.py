@@ -66,8 +66,7 @@ def do_deploy(arguments):
     with progress.printed(arguments.site):
         done = launch.run("deploy", arguments.site, request, arguments.wait)
     notes = [f"  {note}" for note in done["notes"]]
-    head = f"{done['ref']} ({done['sha'][:8]}) is live on {arguments.site} after {done['seconds']} s"
-    return "\n".join([head, *notes])
+    return "\n".join([release.lives(arguments.site, done), *notes])
 
 
 def do_rollback(arguments):
@@ -117,8 +116,7 @@ def do_logs(arguments):
     try:
         logs.show(site, arguments.what, lines, arguments.follow, arguments.since)
     except (KeyboardInterrupt, BrokenPipeError):
-        # Whoever reads has seen enough; what is left must not be flushed into a pipe that is closed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.unheard()
 
 
 def do_export(arguments):
@@ -149,7 +147,7 @@ def do_run(arguments):
     site = sites.load(arguments.site)
     if len(arguments.command) == 1 and arguments.command[0] in site.facts.get("schedules", {}):
         return units.run_schedule(site, arguments.command[0])
-    sys.exit(manage.attach_command(sites.load(arguments.site), arguments.command))
+    sys.exit(manage.attach_command(site, arguments.command))
 
 
 def do_redis(arguments):

@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "salt/host/files/lib"))
-from goldenpath import cli
+from goldenpath import VERSION, cli
 
 SITE = {
     "domains": ["acme.example"], "repo": "/srv/git/a.git", "ref": "v1", "project": "acme",
@@ -128,6 +128,13 @@ def test_all_hosts_at_a_glance(operator):
     done = operator("ps", SAYS="acme up\n")
     assert done.stdout == "web1:\nacme up\nweb2:\nacme up\n" and done.returncode == 0
     assert all("BatchMode=yes" in words and words[-1] == "goldenpath ps" for words in done.asked)
+    for version, way in (
+        ("0.0.1", "./goldenpath apply web2"),
+        ("99.0", "git pull: an older checkout leaves it as it is"),
+    ):
+        done = operator("ps", "web2", SAYS=f"acme up\n  web2: load 0.1; engine {version}\n")
+        assert f"  web2 has the engine {version}, this checkout {VERSION}. Try: {way}\n" in done.stdout
+    assert "this checkout" not in operator("ps", "web2", SAYS=f"  web2: load 0.1; engine {VERSION}\n").stdout
     done = operator("ps", "web2", WHY="ssh: connect to host 203.0.113.11: No route to host\n", ENDS="255")
     assert done.returncode == 1 and "web2 cannot be asked: ssh: connect" in done.stdout
     assert "No route to host. Try: ./goldenpath ssh web2" in done.stdout

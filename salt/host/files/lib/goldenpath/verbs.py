@@ -4,6 +4,7 @@ import os
 import sys
 
 from . import (
+    VERSION,
     compare,
     export,
     facts,
@@ -213,4 +214,4 @@ def do_ps(arguments):
         return found
     every = sites.every()
     wrong = [f"  {sentence}" for sentence in (*signs.now(every), *signs.slow(every), *signs.standing())]
-    return "\n".join([facts.table(found), f"  {host.name()}: {facts.machine()}", *wrong])
+    return "\n".join([facts.table(found), f"  {host.name()}: {facts.machine()}; engine {VERSION}", *wrong])

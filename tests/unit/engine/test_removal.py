@@ -3,7 +3,7 @@
 import pathlib
 
 import pytest
-from goldenpath import cli, files, host, jobs, lock, postgres, process, removal, signs, units
+from goldenpath import cli, files, host, jobs, journal, lock, postgres, process, removal, signs, units
 from goldenpath import site as sites
 from goldenpath.errors import Failed, Refused
 
@@ -50,7 +50,13 @@ def acme(paths, monkeypatch):
     monkeypatch.setattr(units, "systemctl", lambda *argv, **_: done.append(argv) or process.Done(0, "", ""))
     monkeypatch.setattr(removal.redis_gate, "ask", lambda *commands, **_: done.append(("redis", commands)))
     monkeypatch.setattr(removal.redis_gate, "PASSWORD", str(paths / "redis-password"))
-    monkeypatch.setattr(jobs, "each", lambda *_: done.append("backup") or {SLUG: {"snapshot": "1a2b3c4d"}})
+
+    def each(*_):
+        journal.record(SLUG, good={"snapshot": "1a2b3c4d"})
+        done.append("backup")
+        return {SLUG: {"snapshot": "1a2b3c4d"}}
+
+    monkeypatch.setattr(jobs, "each", each)
     return site, done
 
 
@@ -74,6 +80,19 @@ def test_all_of_it_after_a_last_backup(acme, paths):
     assert {each for each in done if each[0] == "userdel"} == {("userdel", "sum-acme"), ("userdel", "dmp-acme")}
     assert [each for each in done if each[0] == "drop"] == [("drop", "sum-acme")]
     assert not (paths / "caddy/acme.caddy").exists() and not pathlib.Path(host.SITES, "acme.json").exists()
+
+
+def test_what_its_last_backup_wrote_and_its_own_certificates_go_too(acme, paths, monkeypatch):
+    monkeypatch.setattr(removal, "CERTIFICATES", str(paths / "certificates"))
+    names = {"acme": ["acme.example", "both.example"], "shop": ["shop.example", "both.example"]}
+    for slug, domains in names.items():
+        files.write_json(f"{host.SITES}/{slug}.json", {"slug": slug, "domains": domains})
+        for domain in domains:
+            (paths / "certificates/local" / domain).mkdir(parents=True, exist_ok=True)
+    removal.remove(SLUG)
+    assert files.read_json(f"{journal.folder()}/acme.json") == {}
+    assert sorted(each.name for each in (paths / "certificates/local").iterdir()) == ["both.example", "shop.example"]
+    assert pathlib.Path(host.SITES, "shop.json").exists()
 
 
 def test_nothing_goes_where_the_backup_does_not_succeed(acme, monkeypatch):

@@ -17,12 +17,16 @@ def folder():
 
 def recorded(name):
     """A site's record: the last good backup, the last drill, the last failure."""
-    return files.read_json(f"{folder()}/{name}.json")
+    return files.read_json(_record(name))
+
+
+def _record(name):
+    return f"{folder()}/{name}.json"
 
 
 def record(name, **changes):
     """Change a site's record; all may read it."""
-    files.write_json(f"{folder()}/{name}.json", {**recorded(name), **changes}, mode=0o644)
+    files.write_json(_record(name), {**recorded(name), **changes}, mode=0o644)
 
 
 def since():
@@ -33,6 +37,11 @@ def since():
 def media(site):
     """Where the list of a site's media at its last backup lies."""
     return f"{folder()}/{site.slug}.media"
+
+
+def files_of(site):
+    """All that is written down of a site."""
+    return [_record(site.slug), media(site), path(site)]
 
 
 # A restore, or a rollback with its database, under way or interrupted.

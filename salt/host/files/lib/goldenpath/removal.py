@@ -12,7 +12,8 @@ from .errors import Failed, Refused
 
 USERDEL = "/usr/sbin/userdel"
 CADDY = "/etc/caddy/sites"
-STATE = "/var/lib"
+CERTIFICATES = "/var/lib/caddy/.local/share/caddy/certificates"
+STATE, RUN = "/var/lib", "/run"
 WAIT = 900
 # Databases that drills and restores made.
 _ENDS = (postgres.DRILL, postgres.NEW, postgres.OLD)
@@ -31,17 +32,12 @@ def found(slug):
     site = sites.Site(slug, facts)
     names = (site.name, f"dmp-{slug}")
     own = bool((facts.get("redis") or {}).get("own"))
-    places = [
-        site.root, f"{STATE}/{site.name}", f"{host.SITES}/{slug}.json", f"{host.REPOSITORIES}/{slug}",
-        f"{CADDY}/{slug}.caddy", f"/etc/redis/goldenpath-{slug}.conf", f"{redis_gate.PASSWORD}-{slug}",
-        f"/var/lib/redis/{slug}", journal.path(site), f"{journal.folder()}/{slug}.state", f"{host.RUN}/{slug}.progress",
-    ]  # fmt: skip
     answer = {
         "live": site.current,
         "databases": [name for name in (site.name, *(site.name + end for end in _ENDS)) if postgres.exists(name)],
         "roles": [name for name in names if postgres.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{name}';") == "1"],  # noqa: S608  checked above
         "users": [name for name in names if process.known(name)],
-        "paths": [place for place in places if os.path.lexists(place)],
+        "paths": _places(site),
         "redis": "own" if own else [(facts.get("redis") or {}).get(kind) for kind in ("cache", "broker")],
     }
     if not any(answer[key] for key in ("databases", "roles", "users", "paths")):
@@ -49,6 +45,27 @@ def found(slug):
             f"{host.name()} has nothing of a site {slug}. Known: {', '.join(host.slugs()) or 'none'}. Try: one of them"
         )
     return answer
+
+
+def _places(site):
+    """What of a site lies on the disk, but for its backups."""
+    slug = site.slug
+    places = [
+        site.root, f"{STATE}/{site.name}", f"{host.REPOSITORIES}/{slug}", f"{CADDY}/{slug}.caddy",
+        f"/etc/redis/goldenpath-{slug}.conf", f"{redis_gate.PASSWORD}-{slug}", f"{STATE}/redis/{slug}",
+        *journal.files_of(site), f"{host.RUN}/{slug}.progress", f"{RUN}/{site.name}",
+        f"{RUN}/goldenpath-buffer/{slug}.sock", *glob.glob(f"/var/log/redis/redis-server-{slug}.log*"),
+        # Last: whoever goes on after a kill finds the names there.
+        *_certificates(site), f"{host.SITES}/{slug}.json",
+    ]  # fmt: skip
+    return [place for place in places if os.path.lexists(place)]
+
+
+def _certificates(site):
+    """Caddy's, with their keys, for names that no other site has."""
+    others = {name for each in sites.every() if each.slug != site.slug for name in each.facts.get("domains", ())}
+    names = set(site.facts.get("domains", ())) - others
+    return [path for path in glob.glob(f"{CERTIFICATES}/*/*") if os.path.basename(path) in names]
 
 
 def told(slug, what):
@@ -92,11 +109,13 @@ def remove(slug, backed_up=True):
             postgres.sql(f"DROP OWNED BY {postgres.quoted(name)}; DROP ROLE {postgres.quoted(name)};")
         for name in what["users"]:
             _userdel(name)
-        for place in what["paths"]:
+        # With what its last backup has written.
+        for place in dict.fromkeys([*what["paths"], *_places(site)]):
             files.remove_tree(place) if os.path.isdir(place) and not os.path.islink(place) else files.remove(place)
         for place in glob.glob(f"{host.STATE}/alerts/{site.name}-*"):
             files.remove(place)
     units.systemctl("daemon-reload")
+    units.systemctl("stop", site.slice)
     return {"removed": slug, "snapshot": snapshot, "units": gone, **what}
 
 

@@ -1,11 +1,13 @@
 """
 A site's environment file ``/srv/sum/<slug>/.env``: what its settings read, made from the pillar. It is root's, and of
-mode 0640: the site reads it and does not write it.
+mode 0640: the site reads it and does not write it. Each release has a copy of its own, as it was when that was made;
+what is written here is in service when a release is made of it.
 
 The file is read by systemd (``EnvironmentFile=``), by ``sh`` (``. .env``) and by the deploy. Its values are
 double-quoted with the four escapes that all three agree on (systemd.exec(5), POSIX shell, section 2.2.3).
 """
 
+import glob
 import os
 import re
 import secrets
@@ -13,6 +15,8 @@ import secrets
 from salt.exceptions import CommandExecutionError
 
 _LINE = re.compile(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
+# Of a release, and of a change that no release has yet. The same names: goldenpath/site.py.
+VARIABLES, OWED = "site.env", "restart.owed"
 _HEADER = "# Managed by Golden Path: local changes are overwritten, DJANGO_SECRET_KEY is kept.\n"
 
 
@@ -134,6 +138,26 @@ def wanted(slug, site, have=None):
     return {word: value for word, value in values.items() if value is not None}
 
 
+def without(slug):
+    """
+    The releases of a site that have no environment file of their own, as those that were made before each had one.
+
+    slug (str)
+        The site.
+
+    Returns a sorted list of their ids.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh web1 site_env.without acme-kitchens
+    """
+    made = glob.glob(f"{os.path.dirname(path(slug))}/releases/*/release.env")
+    folders = sorted(map(os.path.dirname, made))
+    return [os.path.basename(folder) for folder in folders if not os.path.exists(f"{folder}/{VARIABLES}")]
+
+
 def read(slug):
     """
     What a site's environment file holds now. Its values are secrets: use it from modules and states.
@@ -187,7 +211,8 @@ def facts(slug):
 
 def write(slug, values):
     """
-    Replace a site's environment file in one step, of mode 0640, root's and its group the site's.
+    Replace a site's environment file in one step, of mode 0640, root's and its group the site's. Releases that have
+    none of their own get the one of before.
 
     slug (str)
         The site.
@@ -202,22 +227,31 @@ def write(slug, values):
 
         salt-ssh web1 state.apply site
     """
-    group = f"sum-{slug}"
     target = path(slug)
-    temporary, before = target + ".new", target + ".before"
+    folder = os.path.dirname(target)
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-            os.fchown(out.fileno(), 0, __salt__["file.group_to_gid"](group))
-            os.fchmod(out.fileno(), 0o640)
-            out.write(dump(values))
-            out.flush()
-            os.fsync(out.fileno())
-        # Until the live release is proven with the new one: what it runs with now. An older one stays what it is.
-        if os.path.exists(target) and not os.path.exists(before):
-            os.link(target, before)
-        os.replace(temporary, target)
-    except (OSError, TypeError) as exc:
+        for release in without(slug):
+            # With what it runs now, which the tree of before kept while another one was not proven.
+            kept = f"{target}.before" if os.path.exists(f"{target}.before") else target
+            with open(kept, encoding="utf-8") as stream:
+                _put(slug, f"{folder}/releases/{release}/{VARIABLES}", stream.read)
+        if os.path.lexists(f"{folder}/current") and read(slug) != values:
+            # First: whoever is killed in between has only a release too many.
+            with open(f"{folder}/{OWED}", "w", encoding="utf-8"):
+                pass
+        _put(slug, target, lambda: dump(values))
+    except (OSError, TypeError, UnicodeDecodeError) as exc:
         raise CommandExecutionError(
             f"{target} on {__grains__['id']} cannot be written: {exc}. Try: df -h {os.path.dirname(target)}"
         ) from exc
     return True
+
+
+def _put(slug, target, text):
+    with open(os.open(f"{target}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+        os.fchown(out.fileno(), 0, __salt__["file.group_to_gid"](f"sum-{slug}"))
+        os.fchmod(out.fileno(), 0o640)
+        out.write(text())
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(f"{target}.new", target)

@@ -7,7 +7,8 @@ from salt.exceptions import CommandExecutionError
 
 def managed(name):
     """
-    ``/srv/sum/<slug>/.env`` holds what the pillar says, mode 0640, root's, its group the site's.
+    ``/srv/sum/<slug>/.env`` holds what the pillar says, mode 0640, root's, its group the site's, and each release has
+    one of its own. What changed is in service once a release is made of it (``release.live``).
 
     name (str)
         The site's slug; its values are read from the pillar inside the state, so that they appear in
@@ -32,6 +33,8 @@ def managed(name):
         changes = {kind: names for kind, names in changes.items() if names}
         if facts and facts != {"mode": "0640", "user": "root", "group": f"sum-{name}"}:
             changes["mode"] = f"0640, owned by root, its group sum-{name}"
+        if releases := __salt__["site_env.without"](name):
+            changes["releases"] = releases
         if not changes:
             return ret
         ret["changes"] = changes

@@ -63,6 +63,8 @@ site-slice-{{ slug }}:
     - require:
         - pkg: base-packages
         - user: site-user-{{ slug }}
+        # It gives releases of before their own, which the units read.
+        - site_env: site-env-{{ slug }}
     - onchanges_in:
         - module: site-reload
     - watch_in:
@@ -83,6 +85,7 @@ site-{{ source | replace(".", "-") }}-{{ slug }}-{{ name }}:
     - mode: '0644'
     - require:
         - user: site-user-{{ slug }}
+        - site_env: site-env-{{ slug }}
     - onchanges_in:
         - module: site-reload
     - watch_in:

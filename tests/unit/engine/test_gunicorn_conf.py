@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import runpy
-import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -72,21 +71,6 @@ def test_an_asgi_application_meets_the_visitor(conf, monkeypatch, kind):
 def test_what_is_no_request_is_left_alone(conf, monkeypatch):
     monkeypatch.setenv("WEB_WORKER", "uvicorn_worker.UvicornWorker")
     assert met(conf(), "lifespan") is None
-
-
-@pytest.mark.parametrize(
-    ("application", "good"),
-    [("site_of.wsgi:application", True), ("site_of.wsgi:make()", True), ("site_of.wsgi:nothing", False),
-     ("site_of.wsgi:number", False), ("nowhere:application", False)],
-)  # fmt: skip
-def test_an_application_that_cannot_be_loaded_is_found(tmp_path, application, good):
-    (tmp_path / "site_of").mkdir()
-    (tmp_path / "site_of/wsgi.py").write_text(
-        "number = 1\ndef application(environ, start):\n    return []\ndef make():\n    return application\n"
-    )
-    argv = [sys.executable, f"{sandbox.PROGRAMS}/load_site.py", application]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False)
-    assert (done.returncode == 0) is good
 
 
 class AdminEmailHandler(logging.Handler):

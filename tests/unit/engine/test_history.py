@@ -23,6 +23,7 @@ def add(history, tmp_path, release, outcome, action="deploy", folder=True, **mor
     history.add(acme(tmp_path), record)
     if folder:
         (tmp_path / "releases" / release).mkdir(exist_ok=True)
+        (tmp_path / "releases" / release / "release.env").write_text("")
     return record
 
 

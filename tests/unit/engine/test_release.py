@@ -98,6 +98,7 @@ class Host:
             (visitor, "remarks"): lambda site: list(self.remarks),
             (manage, "run"): self.manage,
             (manage, "program"): self.program,
+            (manage, "share"): lambda site, release, there, here: self.event("share", there, here),
             (postgres, "size"): self.size,
             (postgres, "applied"): lambda site: list(self.migrations),
             (postgres, "invalid_indexes"): lambda site: [],
@@ -161,9 +162,6 @@ class Host:
         return str(venv), reused
 
     def program(self, site, release, name, *argv, timeout, env=None, feed=None):
-        if name == "load_site.py":
-            self.event("load", *argv)
-            return process.Done(int("load" in self.fails), self.fails.get("load", ""), "")
         assert (
             name == "celery_proof.py"
             and argv == (site.facts["project"], str(activate.WORKER_SECONDS))
@@ -818,6 +816,7 @@ def record(host, release, outcome, action="deploy", folder=True, **more):
     history.add(host.it, {"release": release, "outcome": outcome, "action": action, "ref": release, "sha": SHA, **more})
     if folder:
         (host.folder / "releases" / release).mkdir(exist_ok=True)
+        (host.folder / "releases" / release / "release.env").write_text("")
 
 
 # Links
@@ -1247,106 +1246,240 @@ def test_a_migration_that_left_half_an_index_is_not_repeated(host):
 
 @pytest.fixture
 def changed(host):
-    """A live site whose environment was just written anew, and is not proven."""
+    """A live site whose environment was just written anew, and is not in service."""
     host.site["celery"] = {"worker": True, "beat": True, "concurrency": 2}
     live = host.deploy()["release"]
     systemd = Systemd(host)
-    before = (host.folder / ".env").read_text()
-    (host.folder / ".env.before").write_text(before)
-    (host.folder / ".env").write_text(before.replace("smtp.example", "evil.example"))
-    return live, systemd, before
+    write(host, "evil.example")
+    host.events.clear()
+    return live, systemd
 
 
-def test_a_changed_environment_is_tried_before_anything_is_restarted(host, changed):
-    """It takes no site down: what ran before goes on running."""
-    live, systemd, before = changed
-    host.fails["load"] = f"Traceback\nKeyError: 'EMAIL_HOST' and {SECRET}\n"
-    told = host.refused(settle.settle, host.it, restart=True)
-    assert told == (
-        f"Release {live} of {SLUG} does not load with its changed environment: KeyError: 'EMAIL_HOST' and {text.STARS}."
-        " The environment of before is back, and the site serves. "
-        "Try: the site's `env`, `secrets` and `settings` in the pillar"
+def write(host, value):
+    """What provisioning does where the pillar has another value."""
+    (host.folder / ".env").write_text((host.folder / ".env").read_text().replace("smtp.example", value))
+    (host.folder / sites.OWED).write_text("")
+
+
+def mail(host, release):
+    return host.it.environment(release)["EMAIL_HOST"]
+
+
+def test_a_changed_environment_is_a_release_of_the_same_commit(host, changed):
+    live = changed[0]
+    assert settle.unsettled(host.it) == ["make a release of what changed"]
+    done = settle.settle(host.it)
+    made = host.live
+    assert done == [f"make a release of what changed: {made}"] and made != live
+    assert (mail(host, live), mail(host, made)) == ("smtp.example", "evil.example")
+    # Nothing is fetched, built or migrated; it is collected, proven, switched to and tried by a task, as in a deploy.
+    assert {event[0] for event in host.events} & {"fetch", "migrate", "migrate again"} == {"migrate again"}
+    assert ("share", host.it.release(live, "static"), host.it.release(made, "static")) in host.events
+    assert [event[1] for event in host.events if event[0] == "ask"] == ["socket"] * 3 + ["front"]
+    assert ("worker", made) in host.events and ("stop", live) in host.events and host.up == {made}
+    assert os.path.realpath(host.it.release(made, "src")) == host.it.release(live, "src")
+    assert os.path.realpath(host.it.release(made, "venv")) == os.path.realpath(host.it.release(live, "venv"))
+    values = env.read(host.it.release(made, "release.env"))
+    assert (values["RELEASE"], values["GIT_SHA"], values["APP_DIR"]) == (made, SHA, host.it.release(live, "src"))
+    assert (values["WEB_PROCESSES"], values["CELERY_PROCESSES"]) == (str(host.site["workers"]), "2")
+    record = host.history[-1]
+    assert (record["action"], record["outcome"], record["who"], record["from"]) == (
+        "configure", "live", "state.apply", live,
+    )  # fmt: skip
+    assert (record["ref"], record["sha"]) == (history.built(host.it, live)["ref"], SHA)
+    assert settle.settle(host.it) == settle.unsettled(host.it) == []
+    # Its own record is what made it, and back is to the variables of then.
+    assert history.built(host.it, made) == record
+    told = host.rollback()
+    assert told["release"] == live and host.live == live
+    assert told["notes"][-1].startswith("it has the variables of then: what the pillar says of EMAIL_HOST comes with")
+    assert settle.settle(host.it) == []
+    assert mail(host, host.deploy()["release"]) == "evil.example"
+
+
+@pytest.mark.parametrize("step", ["static", "start", "prove", "front door", "celery"])
+def test_a_changed_environment_that_fails_leaves_the_old_release_with_its_own(host, changed, step):
+    live, good = changed[0], host.health
+    bad = {"status": "unhealthy", "message": f"no mail with {SECRET}"}
+    if step == "front door":
+        host.front = lambda host: bad if host.live != live else good
+    elif step == "prove":
+        host.health = bad
+    elif step == "static":
+        host.fails["collectstatic"] = f"Traceback\nKeyError: 'EMAIL_HOST' and {SECRET}\n"
+    else:
+        host.fails[{"start": "start", "celery": "beat"}[step]] = f"it ends: {SECRET}"
+    host.up = {live}
+    for _ in range(2):
+        told = host.refused(settle.settle, host.it)
+        assert told.startswith(f"What changed for {SLUG} on web1 failed at step {step}: ") and SECRET not in told
+        assert host.live == live and mail(host, live) == "smtp.example" and live in host.up
+        assert host.history[-1]["action"] == "configure" and host.history[-1]["outcome"] in ("failed", "bad")
+        # It is still what the pillar says, and still owed.
+        assert settle.unsettled(host.it) == ["make a release of what changed"]
+        if step in ("static", "start", "prove"):
+            assert told.rstrip(".").endswith(f"Release {live} goes on serving, with the variables that it had")
+            assert host.up == {live} and host.releases == [live]
+    host.fails.clear()
+    host.health, host.front = good, None
+    assert settle.settle(host.it) and mail(host, host.live) == "evil.example"
+
+
+def test_what_should_be_up_is_brought_up_also_where_the_change_fails(host, changed):
+    live, systemd = changed
+    host.fails["start"] = "it ends"
+    systemd.units[f"{live}.service"] = ("failed", "static")
+    host.refused(settle.settle, host.it)
+    assert ["systemctl", "start", f"{live}.service"] in systemd.calls
+
+
+def test_a_change_that_wants_migrations_wants_a_deploy(host, changed):
+    host.pending = True
+    assert f"migrations are pending with what changed. Try: goldenpath deploy {SLUG} v1.4.2" in host.refused(
+        settle.settle, host.it
     )
-    assert systemd.calls == [] and (host.folder / ".env").read_text() == before
-    assert settle.unsettled(host.it) == [] and not (host.folder / ".env.before").exists()
 
 
-def test_a_changed_environment_that_is_unhealthy_is_taken_back(host, changed):
-    live, systemd, before = changed
-    answers = iter([{"status": "unhealthy", "message": "no mail"}] * 40)
-    good = host.health
-    host.patch(health, "ask", lambda *_, **__: next(answers) if (host.folder / ".env.before").exists() else good)
-    told = host.refused(settle.settle, host.it, restart=True)
-    assert "restarted with what changed, is not healthy: no mail. The environment of before is back" in told
-    assert (host.folder / ".env").read_text() == before
-    # Restarted with the new one, and once more with the one of before.
-    restarted = [call[2] for call in systemd.calls if call[1] == "restart"]
-    assert restarted.count(f"{live}.service") == restarted.count("celery") == 2
-    assert settle.settle(host.it) == []
+def test_a_change_that_was_killed_is_tidied_up_and_done(host, changed):
+    live = changed[0]
+
+    def killed(site, release, since):
+        raise KeyboardInterrupt
+
+    proven = health.prove
+    host.patch(health, "prove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        settle.settle(host.it)
+    assert len(host.releases) == 2 and host.live == live
+    host.patch(health, "prove", proven)
+    settle.settle(host.it)
+    assert host.releases == sorted([live, host.live]) and host.up == {host.live}
+    assert [each["outcome"] for each in host.history] == ["live", "failed", "live"]
 
 
-def test_a_changed_environment_that_is_good_stays(host, changed):
-    live, systemd, before = changed
-    # Also where whoever wrote it was killed before the restart.
-    steps = [f"restart {unit}" for unit in (f"{live}.service", "celery", "beat")]
-    assert settle.unsettled(host.it) == settle.settle(host.it) == steps
-    project = host.site["project"]
-    assert ("load", f"{project}.wsgi:application", project) in host.events
-    assert "evil.example" in (host.folder / ".env").read_text() and not (host.folder / ".env.before").exists()
-    assert settle.settle(host.it) == []
+def test_a_source_stays_as_long_as_a_release_has_it_and_old_secrets_do_not(host, changed):
+    host.patch(release, "KEEP", 1)
+    live = changed[0]
+    for value in ("b.example", "c.example", "d.example"):
+        (host.folder / sites.OWED).write_text("")
+        (host.folder / ".env").write_text(env.dump({"EMAIL_HOST": value, "TOKEN": "rotated-canary"}))
+        settle.settle(host.it)
+    assert host.releases == sorted([live, host.it.previous, host.live])
+    # Of the first one there is the checkout alone: it is no release any more, and a killed deploy's tidying leaves it.
+    assert os.listdir(host.folder / "releases" / live) == ["src"] and live not in host.good()
+    host.clean()
+    assert pathlib.Path(host.it.release(host.live, "src/manage.py")).exists()
+    assert not [path for path in host.it.every_variables() if SECRET in pathlib.Path(path).read_text()]
+    for ref in ("v1", "v2"):
+        host.deploy(ref)
+    assert live not in host.releases
+
+
+def test_many_changes_do_not_push_out_every_commit(host, changed):
+    host.patch(release, "KEEP", 2)
+    host.patch(source, "fetch", lambda site, ref: "9" * 40)
+    before = host.deploy("v0")["release"]
+    host.patch(source, "fetch", lambda site, ref: SHA)
+    host.deploy("v1")
+    for value in "bcd":
+        write(host, value)
+        settle.settle(host.it)
+    assert before in host.good()
+
+
+def test_a_release_of_before_reads_the_sites_variables(host, changed):
+    os.unlink(host.it.release(changed[0], sites.VARIABLES))
+    assert mail(host, changed[0]) == "evil.example" and host.it.variables(changed[0]) == host.it.path(".env")
+    assert mail(host, None) == "evil.example"
+    # What was not yet proven when the tree of before wrote it is owed, too.
+    os.unlink(host.folder / sites.OWED)
+    (host.folder / sites.BEFORE).write_text("")
+    assert settle.unsettled(host.it) == ["make a release of what changed"] and settle.settle(host.it)
+    assert not (host.folder / sites.BEFORE).exists() and settle.unsettled(host.it) == []
+
+
+def test_secrets_of_every_release_are_secrets(host, changed):
+    (host.folder / ".env").write_text(env.dump({"TOKEN": "rotated-canary"}))
+    assert {"rotated-canary", SECRET} <= set(host.it.secrets())
 
 
 @pytest.fixture
 def moving(host, changed):
     """The same, and the environment names another Redis."""
     moved = []
+    (host.folder / ".env").write_text(
+        (host.folder / ".env").read_text() + 'REDIS_URL="redis://:word@127.0.0.1:700/0"\n'
+    )
     host.patch(redis_move, "two", lambda site: True)
-    host.patch(redis_move, "gather", lambda site: moved.append(list(systemd_calls(changed[1]))))
-    host.patch(redis_move, "leave", lambda site: moved.append("left"))
+    host.patch(redis_move, "gather", lambda site: moved.append((redis_move.here(site, site.current), set(host.up))))
+    host.patch(redis_move, "leave", lambda site: None)
     return moved
 
 
 def systemd_calls(systemd):
-    return [f"{call[1]} {call[2]}" for call in systemd.calls]
+    return [" ".join(call[1:]) for call in systemd.calls]
 
 
 def test_keys_move_when_nobody_writes_them_any_more_and_before_a_task_is_taken(host, changed, moving):
-    web = f"{changed[0]}.service"
-    changed[1].units["celery"] = ("inactive", "enabled")
     settle.settle(host.it)
-    before, after = moving[0], systemd_calls(changed[1])
-    assert before == ["stop beat", "stop celery", f"restart {web}"] and moving[1:] == ["left"]
-    assert after == [*before, "start celery", "start beat"]
+    assert moving == [(SLUG, {host.live})] and "stop beat celery" in systemd_calls(changed[1])
+    stopped, taken = host.events.index(("stop", changed[0])), host.events.index(("celery", host.live))
+    assert stopped < taken
 
 
-def test_keys_go_back_with_the_environment(host, changed, moving):
-    answers = iter([{"status": "unhealthy", "message": "no"}] * 40)
-    good = host.health
-    host.patch(health, "ask", lambda *_, **__: next(answers) if (host.folder / ".env.before").exists() else good)
+def test_keys_go_back_with_the_release(host, changed, moving):
+    host.fails["beat"] = "it ends"
+    host.up = {changed[0]}
     host.refused(settle.settle, host.it)
-    assert len(moving) == 2 and "left" not in moving
+    assert [place for place, _ in moving] == [SLUG, None] and moving[1][1] == {changed[0]}
 
 
-def test_keys_that_do_not_move_take_the_environment_back(host, changed, moving):
-    told = iter(["The keys do not reach it: OOM. Try: x"])
-
+def test_keys_that_do_not_move_leave_the_old_release(host, changed, moving):
     def gather(site):
-        for sentence in told:
-            raise Failed(sentence)
+        raise Failed("The keys do not reach it: OOM. Try: x")
 
     host.patch(redis_move, "gather", gather)
-    assert "do not reach it: OOM. The environment of before is back" in host.refused(settle.settle, host.it)
-    assert (host.folder / ".env").read_text() == changed[2]
+    told = host.refused(settle.settle, host.it)
+    assert "failed at step celery: The keys do not reach it: OOM. Try: x" in told and host.live == changed[0]
 
 
-def test_a_deploy_moves_keys_too(host, changed, moving):
+def test_a_deploy_and_a_rollback_move_keys_too(host, changed, moving):
     host.deploy()
-    assert len(moving) == 2 and moving[1] == "left"
+    assert [place for place, _ in moving] == [SLUG] and settle.unsettled(host.it) == []
+    host.rollback()
+    assert [place for place, _ in moving] == [SLUG, None]
+
+
+def test_a_release_whose_redis_is_gone_is_not_gone_back_to(host, changed, moving):
+    wanted = host.deploy()["release"]
+    (host.folder / ".env").write_text(env.dump({}))
+    live = host.deploy()["release"]
+    host.patch(redis_move, "two", lambda site: False)
+    assert f"The variables of {wanted} name a Redis that web1 has no more. Try: goldenpath deploy" in host.refused(
+        host.rollback
+    )
+    assert host.live == live
+
+
+def test_the_own_redis_stays_until_pillar_and_release_are_done_with_it(host, monkeypatch, tmp_path):
+    live = host.deploy()["release"]
+    done = []
+    monkeypatch.setattr(redis_move, "two", lambda site: True)
+    monkeypatch.setattr(files, "remove", done.append)
+    own = 'REDIS_URL="redis://:word@127.0.0.1:700/0"\n'
+    for place in (host.folder / ".env", pathlib.Path(host.it.release(live, sites.VARIABLES))):
+        text_of = place.read_text()
+        place.write_text(own)
+        redis_move.leave(host.it)
+        assert done == []
+        place.write_text(text_of)
+    redis_move.leave(host.it)
+    assert len(done) == 1
 
 
 def test_a_deploy_proves_a_changed_environment_too(host, changed):
     host.deploy()
-    assert not (host.folder / ".env.before").exists() and settle.unsettled(host.it) == []
+    assert not (host.folder / sites.OWED).exists() and settle.unsettled(host.it) == []
 
 
 def test_units_that_the_pillar_names_no_more_are_removed(host, monkeypatch):
@@ -1383,23 +1516,21 @@ def test_settle(host):
     assert ["systemctl", "disable", "--now", "beat"] in systemd.calls
     systemd.calls.clear()
     systemd.units = {}
-    restarted = ["restart " + unit for unit in (f"{live}.service", "celery")]
     systemd.units["beat"] = ("inactive", "disabled")
-    assert settle.settle(host.it, restart=True) == restarted
-    # Not while a restore is half done, and only a release that is well afterwards is one.
+    # Not while a restore is half done.
     files.write_json(journal.path(host.it), {"phase": "stopped"})
     assert "was interrupted and is being put back" in host.refused(settle.settle, host.it)
     os.unlink(journal.path(host.it))
+    # Changed units are a release; until it is well, that is not forgotten.
     host.health = {"status": "unhealthy", "message": "ImproperlyConfigured"}
-    assert "restarted with what changed, is not healthy: ImproperlyConfigured" in host.refused(
+    assert "failed at step prove: The new release is not healthy: ImproperlyConfigured" in host.refused(
         settle.settle, host.it, restart=True
     )
-    # Until it is well with what changed, that is not forgotten; then once more, and no more.
     host.health = {"status": "ok", "message": "ok", "git_sha": None}
-    assert settle.unsettled(host.it) == restarted
-    assert settle.settle(host.it) == restarted
+    assert settle.unsettled(host.it) == ["make a release of what changed"]
+    assert settle.settle(host.it) == [f"make a release of what changed: {host.live}"]
     assert settle.settle(host.it) == []
-    systemd.fails = "celery"
-    assert host.refused(settle.settle, host.it, restart=True) == (
-        "celery does not start again: Job failed. Try: journalctl -u celery"
+    systemd.units["celery"], systemd.fails = ("failed", "enabled"), "celery"
+    assert host.refused(settle.settle, host.it) == (
+        "systemctl start celery failed: Job failed. Try: journalctl -u celery"
     )

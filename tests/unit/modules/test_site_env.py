@@ -223,14 +223,35 @@ def test_mode_from_the_first_byte_on(env, monkeypatch, umask):
     assert env.read(SLUG) == {"A": "1"}
 
 
-def test_what_the_live_release_runs_with_is_kept_until_it_is_proven(env):
-    before = pathlib.Path(env.path(SLUG) + ".before")
+def test_a_change_is_owed_and_releases_of_before_keep_what_they_run_with(env):
+    folder = pathlib.Path(env.path(SLUG)).parent
     env.write(SLUG, {"A": "1"})
-    assert not before.exists()
+    assert not (folder / "restart.owed").exists(), "before the first release there is nothing to make anew"
+    for name in ("a", "b", "c"):
+        (folder / "releases" / name).mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / "releases" / name / "release.env").write_text("")
+    (folder / "releases/b/site.env").write_text('A="0"\n')
+    (folder / "current").symlink_to("releases/a")
+    assert env.without(SLUG) == ["a"]
+    env.write(SLUG, {"A": "1"})
+    assert not (folder / "restart.owed").exists(), "nothing changed"
+    os.unlink(folder / "releases/a/site.env")
     env.write(SLUG, {"A": "2"})
+    assert (folder / "restart.owed").exists() and env.read(SLUG) == {"A": "2"} and env.without(SLUG) == []
+    own = folder / "releases/a/site.env"
+    assert env.load(own.read_text()) == {"A": "1"} and stat.S_IMODE(own.stat().st_mode) == 0o640
+    assert (folder / "releases/b/site.env").read_text() == 'A="0"\n'
+    # What the tree of before had not yet proven is not what a release runs with.
+    os.unlink(own)
+    (folder / ".env.before").write_text('A="9"\n')
     env.write(SLUG, {"A": "3"})
-    assert env.load(before.read_text()) == {"A": "1"} and env.read(SLUG) == {"A": "3"}
-    assert stat.S_IMODE(before.stat().st_mode) == 0o640
+    assert env.load(own.read_text()) == {"A": "9"}
+
+
+def test_names_are_the_engines(env):
+    engine = importlib.import_module("goldenpath.site")
+    assert (env.VARIABLES, env.OWED) == (engine.VARIABLES, engine.OWED)
 
 
 def test_owner(env, monkeypatch):

@@ -27,7 +27,10 @@ class World:
         self.state = load(
             "_states/site_env.py",
             pillar={"sites": {SLUG: site}},
-            salt={f"site_env.{name}": getattr(self.module, name) for name in ("read", "wanted", "facts", "write")},
+            salt={
+                f"site_env.{name}": getattr(self.module, name)
+                for name in ("read", "wanted", "facts", "write", "without")
+            },
         )
 
     def apply(self, test=False):
@@ -94,6 +97,18 @@ def test_edits_on_the_host_are_undone(world):
     world.file.write_text(text.replace("smtp.example", "evil.example") + 'EXTRA="1"\n')
     assert world.apply()["changes"] == {"changed": ["EMAIL_HOST"], "removed": ["EXTRA"]}
     assert world.file.read_text() == text
+
+
+def test_releases_of_before_get_their_own(world):
+    world.apply()
+    text, folder = world.file.read_text(), world.file.parent / "releases/a"
+    folder.mkdir(parents=True)
+    (folder / "release.env").write_text("")
+    assert world.apply(test=True)["changes"] == {"releases": ["a"]} and not (folder / "site.env").exists()
+    world.site["env"]["NEW"] = "1"
+    assert world.apply()["changes"] == {"added": ["NEW"], "releases": ["a"]}
+    assert (folder / "site.env").read_text() == text != world.file.read_text()
+    assert world.apply()["changes"] == {}
 
 
 @pytest.mark.parametrize("function", ["read", "write"])

@@ -5,7 +5,7 @@ import os
 import re
 import time
 
-from . import files, health, manage, redis_move, text, units, visitor
+from . import env, files, health, manage, redis_move, text, units, visitor
 from . import site as sites
 from .errors import Failed
 
@@ -37,6 +37,8 @@ def activate(run, release, sha, before, switched=lambda: None, strict=True):
             run.notes += visitor.remarks(site)
     with run.step("celery"):
         units.systemctl("start", units.boot(site))
+        if redis_move.moves(site, before, release):
+            _bring_keys(site, [other for other in units.running(site) if other != release])
         _celery(run, release, strict)
     # Last: until here going back is one rename.
     with run.step("drain"):
@@ -44,17 +46,18 @@ def activate(run, release, sha, before, switched=lambda: None, strict=True):
         if site.facts.get("asgi"):
             units.await_connections(site, others, site.facts["drain"])
         units.stop(site, others)
-    _environment_is_proven(site)
-
-
-def _environment_is_proven(site):
-    owed = [path for path in map(site.path, (sites.OWED, sites.BEFORE)) if os.path.exists(path)]
-    if owed and redis_move.two(site):
-        # Written before this deploy: whoever used the other Redis has ended.
-        redis_move.gather(site)
-    for path in owed:
-        files.remove(path)
+    files.remove(site.path(sites.BEFORE))
+    if env.read(site.path(".env")) == env.read(site.variables(release)):
+        files.remove(site.path(sites.OWED))
     redis_move.leave(site)
+
+
+def _bring_keys(site, others):
+    """Nobody writes where the keys come from, and no task is taken before the older ones are there."""
+    if found := units.background(site):
+        units.systemctl("stop", *reversed(found))
+    units.stop(site, others)
+    redis_move.gather(site)
 
 
 def _switch(site, release):
@@ -113,6 +116,9 @@ def switch_back(run, before, release):
         units.start(site, before)
     # Pages of the release that is left may still be open: its static files stay until the next deploy.
     site.point(before, release)
+    if redis_move.moves(site, before, release):
+        with contextlib.suppress(Failed):
+            _bring_keys(site, [release])
     with contextlib.suppress(Failed):
         units.await_background(site, units.restart_background(site))
     end = time.time() + health.ANSWER_SECONDS

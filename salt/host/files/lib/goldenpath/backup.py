@@ -81,7 +81,7 @@ def _run(site, config, staging, accept_smaller):
         files.rooms(_needs(site, config, staging, space, last.get("bytes", 0)), "a backup", host.name())
         began = text.now()
         held = pgdump.dump(site, dump + ".partial")
-        shutil.copy2(f"{site.root}/.env", f"{staging}/env")
+        shutil.copy2(site.variables(site.current), f"{staging}/env")
         # After the rows: a file that a row names is there before the row is.
         media.freeze(f"{site.root}/media", f"{staging}/media")
         release = site.current

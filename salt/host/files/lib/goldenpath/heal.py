@@ -29,10 +29,16 @@ def heal(site):
         state = "The site was not touched and goes on serving"
     postgres.drop(site.name + postgres.NEW)
     files.remove_tree(f"{aside}/restore")
-    for path in [*glob.glob(f"{aside}/before-restore-*.partial"), *glob.glob(f"{aside}/env.old.new")]:
+    half = [f"{aside}/before-restore-*.partial", *(f"{kept(site, path)}.new" for path in site.every_variables())]
+    for path in (path for pattern in half for path in glob.glob(pattern)):
         os.unlink(path)
     journal.forget(site)
     return state
+
+
+def kept(site, path):
+    """Where a file of variables of before lies until the restored site is proven."""
+    return site.path("backups/env.old") if path == site.path(".env") else f"{path}.old"
 
 
 def state_after(site):
@@ -60,7 +66,8 @@ def _finished(site, found, aside):
         files.remove_tree(path)
     for path in sorted(glob.glob(f"{aside}/before-restore-*.dump"))[:-2]:
         os.unlink(path)
-    files.remove(f"{aside}/env.old")
+    for path in site.every_variables():
+        files.remove(kept(site, path))
     return "The restored site serves"
 
 
@@ -75,8 +82,9 @@ def _put_back(site, found, aside):
             os.makedirs(f"{aside}/restore", exist_ok=True)
             os.rename(site.path("media"), f"{aside}/restore/media.undone")
         os.rename(f"{aside}/media.old", site.path("media"))
-    if os.path.exists(f"{aside}/env.old"):
-        os.rename(f"{aside}/env.old", site.path(".env"))
+    for path in site.every_variables():
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(kept(site, path), path)
     if not found["release"]:
         site.maintenance_off(sites.OURS)
         return f"{_BACK}, and there is no live release"

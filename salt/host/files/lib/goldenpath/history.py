@@ -1,9 +1,9 @@
 """
-The history of a site's releases: each deploy and rollback is a line of ``releases.jsonl``.
+The history of a site's releases: each deploy, change of its environment and rollback is a line of ``releases.jsonl``.
 
-A record has ``release``, ``action``, ``ref``, ``sha``, ``who``, ``when`` (UTC), ``seconds``, ``steps`` (seconds of
-each), ``migrations``, ``migrating`` (whether any were begun), ``dump``, ``outcome`` (``live``, ``failed`` or ``bad``)
-and ``reason``.
+A record has ``release``, ``action`` (``deploy``, ``configure`` or ``rollback``), ``ref``, ``sha``, ``who``, ``when``
+(UTC), ``seconds``, ``steps`` (seconds of each), ``migrations``, ``migrating`` (whether any were begun), ``dump``,
+``outcome`` (``live``, ``failed`` or ``bad``) and ``reason``.
 """
 
 import contextlib
@@ -37,18 +37,23 @@ def good(site):
         if record["outcome"] in ("live", "bad"):
             outcome.pop(record["release"], None)
             outcome[record["release"]] = record["outcome"]
-    return [release for release, last in outcome.items() if last == "live" and os.path.isdir(site.release(release))]
+    return [release for release, last in outcome.items() if last == "live" and there(site, release)]
+
+
+def there(site, release):
+    """Whether a release is still there, and not only its checkout for another one."""
+    return os.path.isfile(site.release(release, "release.env"))
 
 
 def last_live(site):
     """The release that went live last and is still there, or None: what a lost ``current`` named."""
     told = [each["release"] for each in read(site) if each["outcome"] == "live"]
-    return told[-1] if told and os.path.isdir(site.release(told[-1])) else None
+    return told[-1] if told and there(site, told[-1]) else None
 
 
 def built(site, release):
-    """The record of the deploy that made a release, or None."""
-    made = [each for each in read(site) if each["release"] == release and each["action"] == "deploy"]
+    """The record of what made a release, or None."""
+    made = [each for each in read(site) if each["release"] == release and each["action"] != "rollback"]
     return made[-1] if made else None
 
 

@@ -7,6 +7,7 @@ import os
 import urllib.parse
 
 from . import env, files, host, redis_gate, units
+from . import site as sites
 from .errors import Failed
 
 # Keys that one MIGRATE takes along; Redis answers nobody else meanwhile.
@@ -36,9 +37,9 @@ return 1
 """
 
 
-def here(site):
-    """The instance that the site's environment names: its slug, or None for the host's shared one."""
-    url = env.read(site.path(".env")).get("REDIS_URL", "")
+def here(site, release=None):
+    """The instance that a release's environment, or the pillar's, names: its slug, or None for the shared one."""
+    url = env.read(site.variables(release)).get("REDIS_URL", "")
     return None if urllib.parse.urlsplit(url).port in (None, redis_gate.PORT) else site.slug
 
 
@@ -47,12 +48,22 @@ def two(site):
     return os.path.exists(redis_gate.Instance(site.slug).config)
 
 
+def moves(site, before, release):
+    """Whether the keys of one release are not where the other one looks for them, or were left on their way."""
+    return two(site) and (os.path.exists(site.path(sites.OWED)) or here(site, before) != here(site, release))
+
+
+def lost(site, release):
+    """Whether a release's environment names an instance that is there no more."""
+    return here(site, release) is not None and not two(site)
+
+
 def gather(site):
     """
-    Bring every key of the site's databases to where its environment says. Nobody may write where they come from.
-    Returns how many came. Raises Failed; those that came stay, and the next one goes on.
+    Bring every key of the site's databases to where its live release looks for them. Nobody may write where they come
+    from. Returns how many came. Raises Failed; those that came stay, and the next one goes on.
     """
-    target = here(site)
+    target = here(site, site.current)
     source = None if target else site.slug
     numbers = [site.facts["redis"][name] for name in ("cache", "broker")]
     try:
@@ -65,9 +76,9 @@ def gather(site):
 
 
 def leave(site):
-    """The site's own instance ends where its environment names the shared one: nothing of the site is left in it."""
+    """The site's own instance ends where pillar and live release name the shared one: nothing is left in it."""
     instance = redis_gate.Instance(site.slug)
-    if here(site) is None and two(site):
+    if two(site) and here(site) is None and here(site, site.current) is None:
         units.disable([f"{instance.unit}.service"])
         files.remove(instance.config)
 

@@ -64,7 +64,7 @@ def deploy(site, ref=None, who="unknown", wait=0):
                     steps.commands(this, release, "release")
             activate.activate(this, release, sha, before)
         except Exception as exc:
-            raise _failed(this, record, before, exc) from exc
+            raise failed(this, record, before, exc) from exc
         site.maintenance_off(sites.OURS)
         record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
         history.add(site, record)
@@ -80,14 +80,16 @@ def lives(slug, record):
     return f"{record['ref']} ({record['sha'][:8]}) is live on {slug} after {record['seconds']} s"
 
 
-def _failed(this, record, before, exc):
-    """Undo what a failed deploy did, record it, and say it in one sentence."""
+def failed(this, record, before, exc):
+    """Undo what a failed deploy, or a failed change of the environment, did, record it, and say it in one sentence."""
     site, release, step = this.site, record["release"], this.step_name
     bad = release is not None and site.current == release
     if bad:
         state = activate.switch_back(this, before, release)
     elif before:
         state = f"Release {before} goes on serving"
+        if record["action"] == "configure":
+            state += ", with the variables that it had"
     else:
         state = "The site has no release yet"
     if before and not bad:
@@ -101,9 +103,9 @@ def _failed(this, record, before, exc):
     if release:
         below = f"{below}\nThe whole log: {_kept_log(site, release)}".strip()
         _forget(site, record, bad)
+    what = f"The deploy of {record['ref']} to" if record["action"] == "deploy" else "What changed for"
     return Failed(
-        f"The deploy of {record['ref']} to {site.slug} on {host.name()} failed at step {step}: "
-        f"{sentence.rstrip('.')}. {state}{_moved(record)}.",
+        f"{what} {site.slug} on {host.name()} failed at step {step}: {sentence.rstrip('.')}. {state}{_moved(record)}.",
         below,
     )
 
@@ -146,20 +148,31 @@ def _forget(site, record, bad):
 
 def prune(site):
     """
-    Keep the newest good releases, current and previous, the dumps that lead back to them, the newest dumps, and the
-    releases that these belong to.
+    Keep the newest good releases, also where these are of few commits, current and previous, the dumps that lead back
+    to them, the newest dumps, and the releases that these belong to. With the others go the secrets of then.
     """
     good = history.good(site)
-    keep = {*good[-KEEP:], site.current, site.previous, *units.running(site)}
+    newest = {}
+    for release in good:
+        commit = release.rpartition("-")[2]
+        newest.pop(commit, None)
+        newest[commit] = release
+    keep = {*good[-KEEP:], *list(newest.values())[-KEEP:], site.current, site.previous, *units.running(site)}
     dumps = set(steps.dumps(site, "*.dump")[-KEEP:])
     dumps |= {history.dump_before(site, release)[1] for release in keep & set(good)}
     for dump in steps.dumps(site, "*.dump"):
         if dump not in dumps:
             os.unlink(dump)
     keep |= {release for release in good if site.path("backups", f"{release}.dump") in dumps}
+    lenders = {site.lender(release) for release in keep if release}
     for folder in glob.glob(site.path("releases/*/")):
-        if os.path.basename(folder.rstrip("/")) not in keep:
-            files.remove_tree(folder)
+        release = os.path.basename(folder.rstrip("/"))
+        lent = {"src"} if release in lenders else set()
+        if release not in keep:
+            for name in set(os.listdir(folder)) - lent:
+                files.remove_tree(os.path.join(folder, name))
+            if not lent:
+                files.remove_tree(folder)
     used = {os.path.realpath(link) for link in glob.glob(site.path("releases/*/venv"))}
     for path in glob.glob(site.path("venvs/*")):
         if os.path.realpath(path) not in used:

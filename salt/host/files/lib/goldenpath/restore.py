@@ -234,10 +234,17 @@ def _exchange(site, path, secrets, keep_secret_key, done):
     os.makedirs(f"{root}/media", exist_ok=True)
     os.rename(f"{root}/media", f"{aside}/media.old")
     os.rename(f"{path}/media", f"{root}/media")
-    written = files.read(site.path(".env")) or ""
-    key = secrets["DJANGO_SECRET_KEY"]
-    if not keep_secret_key and env.load(written).get("DJANGO_SECRET_KEY") != key:
-        readable = {"mode": 0o640, "owner": (0, site.owner()[1])}
-        files.replace(f"{aside}/env.old", written, **readable)
-        files.replace(site.path(".env"), env.with_value(written, "DJANGO_SECRET_KEY", key), **readable)
+    if not keep_secret_key and _key(site, secrets["DJANGO_SECRET_KEY"]):
         done["notes"].append("the DJANGO_SECRET_KEY of the snapshot is in place")
+
+
+def _key(site, key):
+    """The releases that could serve what is restored have the key of then. Returns whether they had another one."""
+    changed = False
+    for path in site.every_variables():
+        written = files.read(path) or ""
+        if env.load(written).get("DJANGO_SECRET_KEY") != key:
+            site.write_variables(heal.kept(site, path), written)
+            site.write_variables(path, env.with_value(written, "DJANGO_SECRET_KEY", key))
+            changed = True
+    return changed

@@ -3,7 +3,22 @@
 import contextlib
 import os
 
-from . import activate, heal, history, host, lock, preflight, progress, restore, run, steps, text, units
+from . import (
+    activate,
+    env,
+    heal,
+    history,
+    host,
+    lock,
+    preflight,
+    progress,
+    redis_move,
+    restore,
+    run,
+    steps,
+    text,
+    units,
+)
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -31,6 +46,11 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
         before = site.current
         target = _target(site, before, release)
         built = history.built(site, target)
+        if redis_move.lost(site, target):
+            raise Refused(
+                f"The variables of {target} name a Redis that {host.name()} has no more. "
+                f"Try: goldenpath deploy {site.slug} {built['ref']}"
+            )
         moved = [name for each in history.since(site, target) for name in each.get("migrations", [])]
         dump = _dump(site, target) if restore_database else None
         record = {"release": target, "action": "rollback", "ref": built["ref"], "sha": built["sha"], "who": who,
@@ -54,6 +74,7 @@ def rollback(site, release=None, who="unknown", wait=0, restore_database=False):
         record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
         history.add(site, record)
         moved = [] if exchanged else moved
+        this.notes += filter(None, [_others(site, target)])
         told.said = (
             f"{site.slug} serves {target} ({record['ref']}) again after {record['seconds']} s; the database has "
             + (f"moved since, by {len(moved)} migrations: {', '.join(moved)}" if moved else "not moved since")
@@ -76,6 +97,16 @@ def _target(site, before, release):
         known = ", ".join(choices) or "none"
         raise Refused(f"{release!r:.80} is no good release of {where}. Try one of: {known}")
     return release
+
+
+def _others(site, target):
+    """Which variables are not the pillar's: a remark, or an empty string."""
+    now, then = env.read(site.path(".env")), env.read(site.variables(target))
+    names = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    return names and (
+        f"it has the variables of then: what the pillar says of {text.few(names)} comes with the next deploy, or the "
+        "next change there"
+    )
 
 
 def _dump(site, target):

@@ -17,9 +17,11 @@ WEB = "/opt/goldenpath/web"
 # Files of a site's folder whose form is a contract with hosts of any age.
 LOCK = "deploy.lock"
 HISTORY = "releases.jsonl"
-# A restart that state.apply could not do yet.
+# What changed since the live release was made is not in service yet.
 OWED = "restart.owed"
-# The environment with which the live release runs, while another one is written and not yet proven.
+# The variables of a release, as they were when it was made. The same name: _modules/site_env.py.
+VARIABLES = "site.env"
+# Of hosts of before that: with what the live release ran while another environment was not yet proven.
 BEFORE = ".env.before"
 MAINTENANCE = "maintenance"
 # What visitors read instead of the usual words, where an operator has some.
@@ -88,6 +90,11 @@ class Site:
         for name, place in self.unserved().items():
             files.link(place, self.path(name))
 
+    def lender(self, release):
+        """The release in whose folder a release's checkout lies: another one's, where only its environment is new."""
+        lent = files.target(self.release(release, "src"))
+        return os.path.basename(os.path.dirname(lent)) if lent else release
+
     @property
     def domain(self):
         """The first domain, by which its own questions are asked."""
@@ -133,16 +140,32 @@ class Site:
                 f"Try: {host.command('state.apply')}"
             )
 
+    def variables(self, release=None):
+        """The file of a release's variables: the site's, where it is of before each had its own."""
+        own = self.release(release, VARIABLES) if release else None
+        return own if own and os.path.exists(own) else self.path(".env")
+
+    def every_variables(self):
+        """All of these files, the site's first."""
+        return [self.path(".env"), *sorted(glob.glob(self.path("releases", "*", VARIABLES)))]
+
+    def write_variables(self, path, written):
+        """Replace one of these files. written: its text."""
+        files.replace(path, written, mode=0o640, owner=(0, self.owner()[1]))
+
     def environment(self, release=None):
-        """The site's variables; with a release's own on top."""
-        values = env.read(self.path(".env"))
+        """The site's variables as the pillar has them; of a release as it was made, and its own on top."""
+        values = env.read(self.variables(release))
         if release:
             values.update(env.read(self.release(release, "release.env")))
         return values
 
     def secrets(self):
-        """The values that no output may show."""
-        values = env.read(self.path(".env"))
+        """The values that no output may show: those of its releases, too."""
+        every = map(self._secrets, map(env.read, self.every_variables()))
+        return list(dict.fromkeys(value for each in every for value in each))
+
+    def _secrets(self, values):
         named = self.facts.get("secrets")
         # Of its own Redis, by whichever name the site reads it.
         redis = [urllib.parse.urlsplit(value).password for value in values.values() if value.startswith("redis")]

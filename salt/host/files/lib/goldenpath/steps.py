@@ -45,7 +45,7 @@ def clean(run):
         elif unfinished:
             # `previous`: it was switched to, failed, and was killed while it was undone.
             _finish(run, release, "bad", "it was killed while it was undone")
-        elif release != live and not os.path.exists(site.release(release, "release.env")):
+        elif release not in (live, *lenders(site)) and not os.path.exists(site.release(release, "release.env")):
             # Killed while it was fetched, before the marker.
             files.remove_tree(folder)
     _forgive(site, live)
@@ -79,6 +79,12 @@ def _forgive(site, live):
         history.add(site, {**told[-1], "outcome": "live", "reason": reason})
 
 
+def lenders(site):
+    """The releases in whose folders the checkouts of those that are there lie."""
+    found = map(os.path.dirname, glob.glob(site.path("releases/*/release.env")))
+    return {site.lender(os.path.basename(folder)) for folder in found}
+
+
 def dumps(site, pattern):
     """The dumps that deploys made, oldest first; those of restores have their own keeper."""
     found = glob.glob(site.path("backups", pattern))
@@ -90,16 +96,43 @@ def fetch(run, ref):
     site = run.site
     sha = source.fetch(site, ref)
     release = f"{text.stamp()}-{sha[:8]}"
-    folder, owner = site.release(release), site.owner()
+    folder = _folder(site, release)
+    os.mkdir(f"{folder}/src", 0o750)
+    os.chown(f"{folder}/src", *site.owner())
+    return release, sha
+
+
+def _folder(site, release):
+    """A release's folder, with the variables of now. Returns its path."""
+    folder = site.release(release)
     os.mkdir(folder)
     os.chmod(folder, 0o711)  # noqa: S103  whatever the umask is: Caddy and the site go through it
     with open(os.open(f"{folder}/deploy.log", os.O_WRONLY | os.O_CREAT, 0o640), "w", encoding="utf-8"):
         pass
-    for name in ("src", "static"):
-        os.mkdir(f"{folder}/{name}", 0o750)
-        os.chown(f"{folder}/{name}", *owner)
+    os.mkdir(f"{folder}/static", 0o750)
     site.show(f"{folder}/static")
     os.symlink(f"/run/{site.name}/{release}.sock", f"{folder}/gunicorn.sock")
+    site.write_variables(f"{folder}/{sites.VARIABLES}", files.read(site.path(".env")) or "")
+    return folder
+
+
+def again(run, before):
+    """
+    A release of the commit of another one, with the variables of now. Source and virtual environment are that one's.
+
+    Returns its id and the commit. Raises Failed.
+    """
+    site = run.site
+    values = env.read(site.release(before, "release.env"))
+    sha, path = values["GIT_SHA"], os.path.realpath(site.release(before, "venv"))
+    release = f"{text.stamp()}-{sha[:8]}"
+    _celery_is_there(site, path, before)
+    folder = _folder(site, release)
+    os.symlink(f"../{site.lender(before)}/src", f"{folder}/src")
+    os.symlink(path, f"{folder}/venv")
+    # What a build put there, and what collectstatic finds as it was.
+    manage.share(site, release, site.release(before, "static"), f"{folder}/static")
+    _own(site, release, values)
     return release, sha
 
 
@@ -116,13 +149,8 @@ def environment(run, release, ref, sha):
         )
     path, reused = venv.build(site, folder, release, log=log)
     os.symlink(path, site.release(release, "venv"))
-    if site.celery["worker"] and not os.path.exists(f"{path}/bin/celery"):
-        raise Failed(
-            f"The environment of {ref} has no celery, and the pillar asks for a worker. "
-            "Try: dependencies: {add: [celery]} in the site's pillar, or remove `celery:worker` there"
-        )
+    _celery_is_there(site, path, ref)
     values = {
-        "RELEASE": release,
         "GIT_SHA": sha,
         "PROJECT": site.facts["project"],
         "APP_DIR": app,
@@ -131,13 +159,29 @@ def environment(run, release, ref, sha):
         "PATH": f"{path}/bin:/usr/local/bin:/usr/bin:/bin",
         # A src/ layout keeps the project's package one folder below manage.py.
         "PYTHONPATH": f"{app}:{app}/src" if os.path.isdir(f"{app}/src") else app,
-        "DJANGO_STATIC_ROOT": site.release(release, "static"),
         "WEB_APPLICATION": site.application(),
         "WEB_WORKER": "uvicorn_worker.UvicornWorker" if site.facts.get("asgi") else "gthread",
     }
-    head = "# Managed by Golden Path: local changes are overwritten, DJANGO_SECRET_KEY is kept.\n"
-    files.replace(site.release(release, "release.env"), head + env.dump(values), mode=0o644)
+    _own(site, release, values)
     return reused
+
+
+def _celery_is_there(site, path, what):
+    if site.celery["worker"] and not os.path.exists(f"{path}/bin/celery"):
+        raise Failed(
+            f"The environment of {what} has no celery, and the pillar asks for a worker. "
+            "Try: dependencies: {add: [celery]} in the site's pillar and a deploy, or remove `celery:worker` there"
+        )
+
+
+def _own(site, release, values):
+    """What a release is started with beside the site's variables. values: those that come from its commit."""
+    own = {"RELEASE": release, "DJANGO_STATIC_ROOT": site.release(release, "static")}
+    # So many as it was proven with, whatever its unit says later.
+    numbers = {"WEB_PROCESSES": site.facts.get("workers"), "CELERY_PROCESSES": site.celery.get("concurrency")}
+    own.update({name: str(number) for name, number in numbers.items() if number})
+    head = "# Managed by Golden Path: local changes are overwritten.\n"
+    files.replace(site.release(release, "release.env"), head + env.dump({**values, **own}), mode=0o644)
 
 
 def commands(run, release, kind):

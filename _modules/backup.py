@@ -190,6 +190,7 @@ def wanted(part, pillar):
         "host": __grains__["id"],
         "sites": sorted(pillar["sites"]),
         **{key: backup[key] for key in ("repository", "env", "keep", "heartbeat", "warn_after", "refuse_after")},
+        **{key: backup[key] for key in ("every",) if key in backup},
         "known_hosts": bool(backup.get("known_hosts")),
     }
     files = {

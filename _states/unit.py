@@ -3,8 +3,10 @@ Services, sockets, timers and mounts that run: one question to systemd, which as
 should be, Salt's own ``service.running`` does the rest.
 """
 
+import os
 import subprocess
 
+UNITS = "/etc/systemd/system"
 _ASKED = ("ActiveState", "UnitFileState", "NeedDaemonReload")
 
 
@@ -46,6 +48,33 @@ def running(name, unmask=False):
     if _settled(name):
         return {"name": name, "result": True, "changes": {}, "comment": f"{name} runs, and is started at boot"}
     return __states__["service.running"](name, enable=True, unmask=unmask)
+
+
+def stopped(name):
+    """
+    A unit does not run, and is not started at boot; one that is not there is neither.
+
+    name (str)
+        The unit, with its ending.
+
+    .. code-block:: yaml
+
+        backup-dump-stopped:
+          unit.stopped:
+            - name: goldenpath-dump.timer
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"{name} does not run"}
+    if not os.path.exists(f"{UNITS}/{name}"):
+        return ret
+    ret["changes"] = {name: {"old": "on", "new": "off"}}
+    if __opts__["test"]:
+        ret.update(result=None, comment=f"{name} would be stopped")
+        return ret
+    argv = ["systemctl", "disable", "--now", "--", name]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        ret.update(result=False, changes={}, comment=f"{name} does not stop. Try: systemctl status {name}")
+    return ret
 
 
 def mod_watch(name, sfun="running", **_):

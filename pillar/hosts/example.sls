@@ -77,6 +77,7 @@ backup:                         # what follows shows the defaults, except where 
   # known_hosts: vault.example ssh-ed25519 AAAA…  # for sftp; default: the first key that is seen is trusted
   # ssh_key: for sftp, a private key; default: made on the host, which shows /etc/goldenpath/backup-ssh.pub
   env: {}                       # what restic needs for other places, such as AWS_ACCESS_KEY_ID; secrets
+  # every: 1h                   # dumps of the databases between the nights; default: none
   keep: {daily: 7, weekly: 4, monthly: 6}
   schedule:                     # as systemd writes calendars; up to half an hour later
     backup: "*-*-* 02:30:00"

@@ -278,6 +278,14 @@ def _restic_variable(name):
 # systemd-analyze has the last word on the host; here only what would break a unit file.
 _calendar = _matching(r"[A-Za-z0-9*][A-Za-z0-9*:,./~ _-]{0,79}", "is no calendar of systemd")
 
+
+def _interval(text):
+    found = re.fullmatch(r"([1-9][0-9]{0,3})([mh])", text) if isinstance(text, str) else None
+    minutes = int(found[1]) * {"m": 1, "h": 60}[found[2]] if found else 0
+    if isinstance(text, str) and not 15 <= minutes <= 720:
+        raise ValueError("is not between 15m and 12h")
+
+
 _web_address = _matching(r"https?://[A-Za-z0-9.:@%_\[\]~-]+(/[!-~]*)?", "is not the address of a web server")
 
 _login_name = _matching(r"[!-~]{1,200}", "is not a name without spaces")
@@ -330,6 +338,7 @@ FORMATS = {
     "restic-repository": _restic_repository,
     "restic-variable": _restic_variable,
     "calendar": _calendar,
+    "interval": _interval,
     "web-address": _web_address,
     "mail-address": _mail_address,
     "login-name": _login_name,

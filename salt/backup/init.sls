@@ -7,6 +7,10 @@
     "check": ["prune and check the backups", "check", schedule.check, "30min"],
     "watch": ["look for what is down, overdue or restless", "watch", "*-*-* *:*:00", "10s"],
 } %}
+{%- set every = pillar.backup.every | default("") %}
+{%- if every %}
+{%- do jobs.update({"dump": ["dump of every database between the nights", "dump", "", ""]}) %}
+{%- endif %}
 
 include:
   - base
@@ -37,7 +41,7 @@ backup-{{ kind }}-{{ name }}:
     - name: /etc/systemd/system/goldenpath-{{ name }}.{{ kind }}
     - source: salt://backup/files/job.{{ kind }}
     - template: jinja
-    - context: {{ {"description": description, "command": command, "calendar": calendar, "jitter": jitter} | tojson }}
+    - context: {{ {"description": description, "command": command, "calendar": calendar, "jitter": jitter, "every": every} | tojson }}
     - mode: '0644'
     - onchanges_in:
         - module: backup-reload
@@ -53,6 +57,25 @@ backup-enabled-{{ name }}:
     - watch:
         - file: backup-timer-{{ name }}
 {%- endfor %}
+
+{%- if not every %}
+
+# A host whose pillar asked for it before.
+backup-no-dump:
+  file.absent:
+    - names:
+        - /etc/systemd/system/goldenpath-dump.timer
+        - /etc/systemd/system/timers.target.wants/goldenpath-dump.timer
+        - /etc/systemd/system/goldenpath-dump.service
+    - require:
+        - unit: backup-dump-stopped
+    - onchanges_in:
+        - module: backup-reload
+
+backup-dump-stopped:
+  unit.stopped:
+    - name: goldenpath-dump.timer
+{%- endif %}
 
 # Of a host of before: a restore is a transient unit.
 backup-no-restore-unit:

@@ -218,6 +218,46 @@ def test_operators_commands(site):
     assert status != 0 and "has no site '--help'" in str(answer)
 
 
+def test_dumps_between_the_nights(site):
+    timer, sql = "goldenpath-dump.timer", f"runuser -u sum-{SLUG} -- psql -qAtd sum-{SLUG} -c"
+    site.pillar["backup"]["every"] = "1h"
+    site.write_pillar()
+    try:
+        failed = {key: state for key, state in site.apply("backup").items() if state[0] is not True}
+        assert not failed and all(state[1] == {} for state in site.apply("backup").values())
+        assert site.sh(f"systemctl is-enabled {timer}; systemctl is-active {timer}") == "enabled\nactive"
+        due = site.sh(f"systemctl show --value -p TimersMonotonic {timer}")
+        assert "OnUnitActiveUSec=1h" in due and "OnActiveUSec=1h" in due, due
+        name = site.sh(f"cd {ROOT}/media && find . -type f | sort | head -n 1")
+        site.sh(f"{sql} 'CREATE TABLE since_the_night AS SELECT 7 AS n'")
+        site.sh(f"cd {ROOT}/media && sha256sum {name} > /root/media.sum && echo new > late && chown sum-{SLUG}: late")
+        site.sh("systemctl start goldenpath-dump.service")
+        site.sh(f"{sql} 'DROP TABLE since_the_night'; rm {ROOT}/media/{name}")
+        known = site.salt("goldenpath.backups")[1]["sites"][SLUG]
+        full, dump = known["snapshots"][-2:]
+        assert (full["kind"], dump["kind"], dump["files"]) == ("full", "dump", 0) and known["dumped"]["release"]
+        assert re.search(r" \d+ min +up$", site.sh("goldenpath ps").splitlines()[1]), site.sh("goldenpath ps")
+        # The drill is of the last one with everything; the check leaves both.
+        assert program(site, "drill")[1][SLUG]["snapshot"] == full["id"] and program(site, "check")[0] == 0
+        status, output = site.deploy("restore", target=site.name, site=SLUG, confirm=SLUG)
+        assert status == 0 and "a dump has no media: 1 that were missing are those of snapshot" in output, output
+        assert site.sh(f"{sql} 'SELECT n FROM since_the_night'") == "7"
+        assert site.sh(f"cd {ROOT}/media && sha256sum --quiet -c /root/media.sum && cat late") == "new"
+        assert site.sh(f"stat -c '%U %G %a' {ROOT}/media") == f"sum-{SLUG} caddy 750" and site.health() == (200, "ok")
+        told = heard(site, "dump", f"mv {ROOT}/backups /root/aside")
+        site.sh(f"mv /root/aside {ROOT}/backups")
+        assert re.search(r"The dump between the nights of .* failed, and a loss now would cost \d+ minutes: ", told)
+    finally:
+        site.pillar["backup"].pop("every")
+        site.write_pillar()
+        site.apply("backup")
+        site.sh(f"{sql} 'DROP TABLE IF EXISTS since_the_night'; rm -f {ROOT}/media/late", check=False)
+    assert site.sh(f"systemctl is-active {timer}", check=False) == "inactive"
+    assert site.sh("ls /etc/systemd/system/goldenpath-dump* /etc/systemd/system/*/goldenpath-dump*", check=False) == ""
+    assert all(state[1] == {} for state in site.apply("backup").values())
+    assert program(site, "backup")[0] == 0
+
+
 def test_jobs_tell_that_they_went_well(site):
     site.listener.beats.clear()
     for name in ("backup", "drill", "check"):

@@ -47,7 +47,7 @@ def _two_sites():
             "wsgi": "config.wsgi:app",
         },
     }  # fmt: skip
-    pillar = {"redis": {}, "sites": sites}
+    pillar = {"redis": {}, "sites": sites, "backup": {"every": "1h"}}
     assert compiler.validate(pillar) == []
     return compiler.normalise(pillar)
 

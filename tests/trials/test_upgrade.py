@@ -236,7 +236,9 @@ def test_the_interrupted_restore_is_healed(visited):
 def test_releases_and_history(visited):
     told = visited.history()
     assert [record["release"] for record in told["history"]][:2] == visited.old_releases
-    assert [record["outcome"] for record in told["history"]] == ["live"] * 3
+    assert [record["outcome"] for record in told["history"]] == ["live"] * 4
+    # New units are a release, of the same commit and with what it ran with.
+    assert [record["action"] for record in told["history"]][-1] == "configure"
     assert told["live"] == visited.live() == told["history"][-1]["release"]
 
 

@@ -3,13 +3,14 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 
 import pytest
-from goldenpath import backup, cli, drill, files, journal, media, pgdump, postgres, process, repository, text
+from goldenpath import backup, cli, drill, files, heal, journal, media, pgdump, postgres, process, repository, text
 from goldenpath.errors import Failed
 
-from .backups import CONFIG, MISSING, acme, fake_restic
+from .backups import CONFIG, MISSING, acme, ago, fake_restic
 
 
 def test_media_list_sees_every_change(tmp_path):
@@ -88,6 +89,74 @@ def test_a_site_without_a_release_is_not_backed_up(host, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"acme": {"skipped": "it has no live release"}}
 
 
+def test_a_dump_between_the_nights_is_the_database_alone(host, monkeypatch):
+    folder = host / "srv/sum/acme"
+    os.symlink("releases/r", folder / "current")
+    (folder / ".env").write_text('DJANGO_SECRET_KEY="k"\n')
+    for module, name, value in (
+        (heal, "heal", None), (postgres, "size_of", 1), (files, "rooms", None), (pgdump, "verify", None),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(files, "remove_tree", lambda path: shutil.rmtree(path, ignore_errors=True))
+    monkeypatch.setattr(media, "freeze", lambda *_: pytest.fail("media"))
+    tables = {"t": 5, "u": 2}
+    monkeypatch.setattr(
+        pgdump, "dump", lambda site, path: pathlib.Path(path).write_bytes(b"d") and {"tables": dict(tables)}
+    )
+    journal.record("acme", good={"at": ago(1.1), "files": 900, "tables": 2}, failed={"at": ago(1), "reason": "x"})
+    calls = fake_restic(monkeypatch, (0, json.dumps({"snapshot_id": "ab" * 32})))
+    done = backup.run(acme(), between=True)
+    assert (done["snapshot"], done["rows"], done["files"]) == ("ab" * 4, 7, 0)
+    stored, forgotten = calls
+    assert "between=acme" in stored and "site=acme" not in stored
+    # Those of the last two days stay, and no night is counted among them.
+    assert forgotten[forgotten.index("forget") :] == [
+        "forget", "--tag", "between=acme", "--host", "web1", "--group-by", "host", "--keep-within", "2d",
+    ]  # fmt: skip
+    known = journal.recorded("acme")
+    assert (
+        known["dumped"]["snapshot"] == "ab" * 4 and known["good"]["files"] == 900 and known["failed"]["reason"] == "x"
+    )
+    assert journal.loss("acme") == 0
+    # Far less than there was is refused as at night, and heard with what a loss would cost.
+    del tables["u"], tables["t"]
+    journal.record("acme", dumped={"at": ago(0.51)})
+    with pytest.raises(Failed) as fault:
+        backup.run(acme(), between=True)
+    assert str(fault.value).startswith(
+        "The dump between the nights of acme on web1 failed, and a loss now would cost 30 minutes: the tables are less"
+    )
+
+
+def test_what_a_loss_would_cost(host):
+    assert journal.loss("acme") is None
+    journal.record("acme", good={"at": ago(5)})
+    assert journal.loss("acme") == 300
+    journal.record("acme", dumped={"at": ago(0.5)})
+    assert journal.loss("acme") == 30
+
+
+def test_media_that_are_missing_come_back_and_the_others_stay(host, monkeypatch):
+    folder, fetched = host / "srv/sum/acme/media", host / "fetched"
+    monkeypatch.setattr(media, "own", lambda *_: None)
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/kept").write_text("of now")
+    outside = host / "outside"
+    outside.mkdir()
+    (folder / "link").symlink_to(outside)
+    (folder / "file").write_text("")
+    for name in ("a/kept", "a/lost", "new/deep/lost", "link/planted", "file/below"):
+        path = fetched / "media" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of then")
+    media.completed(acme(), str(fetched))
+    whole = fetched / "media"
+    assert (whole / "a/kept").read_text() == "of now" and (whole / "a/lost").read_text() == "of then"
+    assert (whole / "new/deep/lost").read_text() == "of then"
+    assert list(outside.iterdir()) == [] and (whole / "link").is_symlink() and (whole / "file").read_text() == ""
+    assert sorted(path.name for path in folder.rglob("*")) == ["a", "file", "kept", "link"]
+
+
 @pytest.fixture
 def staged(host, monkeypatch):
     """Media with links to them in the staging folder, and a restic that keeps what it reads."""
@@ -162,11 +231,12 @@ def test_media_of_another_disk_are_counted_as_copies(host):
         os.symlink(elsewhere, folder / "media")
         staging = str(folder / "backups")
         remote = {**CONFIG, "repository": "sftp:b@vault:/x"}
-        assert backup._needs(acme(), remote, staging, 50, 0) == [(staging, 50), (staging, 1000)]
-        assert backup._needs(acme(), CONFIG, staging, 50, 400)[-1] == (CONFIG["repository"], 650)
+        assert backup._needs(acme(), remote, staging, 50, 0, False) == [(staging, 50), (staging, 1000)]
+        assert backup._needs(acme(), CONFIG, staging, 50, 400, False)[-1] == (CONFIG["repository"], 650)
+        assert backup._needs(acme(), remote, staging, 50, 0, True) == [(staging, 50)]
         os.unlink(folder / "media")
         (folder / "media").mkdir()
-        assert backup._needs(acme(), remote, staging, 50, 0) == [(staging, 50)]
+        assert backup._needs(acme(), remote, staging, 50, 0, False) == [(staging, 50)]
 
 
 @pytest.mark.parametrize(("size", "needed"), [({"size": 77}, 77), ({}, 8)])

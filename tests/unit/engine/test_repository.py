@@ -92,6 +92,32 @@ def test_own_snapshots_come_first(host, monkeypatch):
     assert repository.chosen(CONFIG, acme(), "latest")["id"][0] == "b"
 
 
+def test_dumps_between_the_nights_are_told_from_snapshots_with_everything(host, monkeypatch):
+    def snapshot(name, when, tag="site", owner="web1"):
+        return {"id": name * 8, "time": f"2026-11-{when}Z", "hostname": owner, "paths": ["/p"], "tags": [f"{tag}=acme"]}
+
+    every = [
+        snapshot("a", "18T02:00:00"), snapshot("b", "18T03:00:00", "between"), snapshot("c", "19T02:00:00"),
+        snapshot("d", "19T03:00:00", "between"), snapshot("e", "20T02:00:00", owner="other"),
+    ]  # fmt: skip
+    calls = fake_restic(monkeypatch, *[(0, json.dumps(every))] * 8)
+    found = repository.snapshots(CONFIG, acme())
+    assert [(item["id"][0], item["kind"]) for item in found] == [
+        ("a", "full"), ("b", "dump"), ("c", "full"), ("d", "dump"),
+    ]  # fmt: skip
+    assert [word for word in calls[0] if "=acme" in word] == ["site=acme", "between=acme"]
+    assert repository.chosen(CONFIG, acme())["id"][0] == "d"
+    assert repository.chosen(CONFIG, acme(), full=True)["id"][0] == "c"
+    assert repository.chosen(CONFIG, acme(), "b" * 8, full=True)["id"][0] == "b"
+    # The media of a dump are those of the night before it.
+    for dump, night in (("b", "a"), ("d", "c")):
+        (taken,) = (item for item in found if item["id"][0] == dump)
+        assert repository.full_before(CONFIG, acme(), taken)["id"][0] == night
+    fake_restic(monkeypatch, (0, json.dumps(every[1:])), (0, json.dumps(every[1:2])))
+    assert repository.full_before(CONFIG, acme(), found[1])["id"][0] == "c", "the oldest, where there is none before"
+    assert repository.full_before(CONFIG, acme(), found[1]) is None
+
+
 @pytest.mark.parametrize("wanted", ["--help", "; rm", "abc", "ABCDEF12", "g" * 8, ""])
 def test_a_snapshot_is_an_id(host, monkeypatch, wanted):
     answer = [{"id": "a" * 64, "time": "2026-11-20T01:02:03Z", "hostname": "web1", "paths": ["/p"]}]

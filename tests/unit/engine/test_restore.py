@@ -97,6 +97,34 @@ def test_what_cannot_be_put_back_now_is_said(exchange, monkeypatch):
     assert os.path.exists(journal.path(acme()))
 
 
+@pytest.mark.parametrize("most", [200, 0])
+def test_a_dump_brings_the_media_that_are_missing_from_the_night_before(host, monkeypatch, most):
+    monkeypatch.setattr(restore, "NAMED", most)
+    path, found = host / "dump", host / "night"
+    (found / "media").mkdir(parents=True)
+    path.mkdir()
+    for name in ("lost", "kept"):
+        (found / "media" / name).write_text(name)
+    listed = media.listing(found / "media")
+    files.write_json(f"{found}/media.json", listed)
+    (host / "srv/sum/acme/media").mkdir()
+    (host / "srv/sum/acme/media/kept").write_text("")
+    asked = []
+    full = {"id": "a" * 8, "time": "then", "path": "/p"}
+    monkeypatch.setattr(repository, "full_before", lambda *_: full)
+    monkeypatch.setattr(repository, "fetch", lambda *_, include: asked.append(include) or str(found))
+    monkeypatch.setattr(files, "rooms", lambda *_: None)
+    done = {"notes": []}
+    assert restore._missing(acme(), CONFIG, {"host": "web1", "age": 1}, str(path), done) == {"lost": listed["lost"]}
+    assert os.listdir(path / "media") == ["lost"]
+    assert asked == [["/p/media.json"], ["/p/media/lost"] if most else ["/p/media"]]
+    assert done["notes"] == [
+        "a dump has no media: 1 that were missing are those of snapshot aaaaaaaa, then, the others are as they were"
+    ]
+    monkeypatch.setattr(repository, "full_before", lambda *_: None)
+    assert restore._missing(acme(), CONFIG, {}, str(path), done) == {}
+
+
 @pytest.mark.parametrize("wrong", [0, 2, 6])
 def test_a_few_files_that_differ_are_notes_and_many_a_refusal(host, monkeypatch, wrong):
     path = host / "fetched"
@@ -124,8 +152,8 @@ def test_a_few_files_that_differ_are_notes_and_many_a_refusal(host, monkeypatch,
     done = {"notes": []}
     if wrong > restore.FEW:
         with pytest.raises(Failed, match="f0 differs, f1 differs, f2 differs and 3 more"):
-            restore._prepare(acme(), CONFIG, {"dump": 1, "bytes": 1}, "r", done)
+            restore._prepare(acme(), CONFIG, {"dump": 1, "bytes": 1, "kind": "full"}, "r", done)
     else:
-        restore._prepare(acme(), CONFIG, {"dump": 1, "bytes": 1}, "r", done)
+        restore._prepare(acme(), CONFIG, {"dump": 1, "bytes": 1, "kind": "full"}, "r", done)
         expected = ["2 media files are not what was listed with them: f0 differs, f1 differs"] if wrong else []
         assert done["notes"] == expected

@@ -33,6 +33,35 @@ def test_what_is_overdue(host, backup_, drill_, since, expected):
     found = list(watch._overdue(acme()))
     assert [("drill" if "drill of" in text else "backup", refused) for text, refused in found] == expected
     assert all("Try: salt-ssh web1 goldenpath." in text for text, _ in found)
+    # It is a backup that a loss would go back to.
+    assert all(("A loss now would cost" in text) == ("backup of" in text and bool(backup_)) for text, _ in found)
+
+
+def test_a_dump_that_is_late_is_told_with_what_a_loss_would_cost(host):
+    files.write_json(f"{journal.folder()}/since.state", {"at": ago(999)})
+    journal.record("acme", good={"at": ago(10)}, drilled={"at": ago(1)})
+    path = pathlib.Path(hosts.BACKUP)
+    path.write_text(json.dumps({**CONFIG, "every": "1h"}))
+    # The pillar wants them since now.
+    assert list(watch._overdue(acme())) == []
+    os.utime(path, (time.time() - 9 * 3600,) * 2)
+    (told,) = watch._overdue(acme())
+    assert told == (
+        "The last dump of acme on web1 between the nights is 540 minutes old, and the pillar has one every 1h. "
+        "A loss now would cost 600 minutes. Try: journalctl -u goldenpath-dump -n 20",
+        False,
+    )
+    journal.record("acme", dumped={"at": ago(2.5)})
+    assert list(watch._overdue(acme())) == []
+    journal.record("acme", dumped={"at": ago(3.5)}, good={"at": ago(40)})
+    assert [sentence.partition(" of acme")[0] for sentence, _ in watch._overdue(acme())] == [
+        "The last good backup", "The last dump",
+    ]  # fmt: skip
+    assert all("A loss now would cost 210 minutes. Try: " in sentence for sentence, _ in watch._overdue(acme()))
+    path.write_text(json.dumps({**CONFIG, "every": "15m"}))
+    os.utime(path, (0, 0))
+    journal.record("acme", dumped={"at": ago(0.8)}, good={"at": ago(1)})
+    assert len(list(watch._overdue(acme()))) == 1
 
 
 def test_unknown_sites_are_named(host):

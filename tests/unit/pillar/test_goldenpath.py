@@ -51,7 +51,7 @@ WITHOUT_DEFAULT = {
     ("redis", "maxmemory"),
     *(("sites", "*", "redis", name) for name in ("own", "maxmemory")),
     ("sites", "*", "limits", "memory"),
-    *(("backup", name) for name in ("password", "ssh_key", "known_hosts")),
+    *(("backup", name) for name in ("password", "ssh_key", "known_hosts", "every")),
     *(("backup", "refuse_after", name) for name in ("backup", "drill")),
     *(("backup", "heartbeat", name) for name in ("backup", "drill", "check")),
     *(("alerts", name) for name in ("webhook", "mail")),
@@ -624,6 +624,10 @@ BACKUP_FAULTS = [
     ("backup:keep:daily", 0, "must be between 1 and 366, not 0"),
     ("backup:schedule:backup", "hourly; rm -rf /", "is no calendar of systemd"),
     ("backup:schedule:backup", "daily\nExecStart=/bin/sh", "is no calendar of systemd"),
+    ("backup:every", "5m", "is not between 15m and 12h"),
+    ("backup:every", "13h", "is not between 15m and 12h"),
+    ("backup:every", "1h\nExecStart=/bin/sh", "is not between 15m and 12h"),
+    ("backup:every", 60, "must be text"),
     ("backup:warn_after:drill", "9 days", "must be a whole number"),
     ("backup:heartbeat:backup", "ftp://example", "is not the address of a web server"),
     ("backup:heartbeat:hourly", "https://a.example", "is not a key of heartbeat"),
@@ -1085,7 +1089,7 @@ def test_example_has_every_key_and_shows_the_defaults():
     pillar = example()
     assert len(pillar["sites"]) == 1
     for path, schema, _ in keys_of(goldenpath.keys.load()):
-        if path in (("backup", "ssh_key"), ("backup", "known_hosts"), *SECRETS_OF_ONES_OWN):
+        if path in (("backup", "ssh_key"), ("backup", "known_hosts"), ("backup", "every"), *SECRETS_OF_ONES_OWN):
             # For sftp alone, and the default is none; or what nobody may copy.
             assert f"# {path[-1]}: " in (ROOT / "pillar/hosts/example.sls").read_text(encoding="utf-8")
             continue

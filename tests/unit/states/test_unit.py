@@ -65,3 +65,19 @@ def test_without_systemd(unit, monkeypatch):
 def test_what_watch_does_to_it(unit):
     assert unit.mod_watch("caddy", sfun="running", unmask=True, __reqs__={"watch": []}) == {"result": "Salt's"}
     assert unit.asked == [("watch", "caddy", {"sfun": "running", "enable": True})]
+
+
+def test_what_nobody_asks_for_is_stopped(unit, tmp_path, monkeypatch):
+    monkeypatch.setattr(unit, "UNITS", str(tmp_path / "units"))
+    (tmp_path / "units").mkdir()
+    # Nothing is asked of systemd where there is no such unit.
+    assert unit.stopped("old.timer")["changes"] == {} and not (tmp_path / "calls").exists()
+    (tmp_path / "units/old.timer").write_text("")
+    unit.__opts__["test"] = True
+    assert unit.stopped("old.timer")["result"] is None and not (tmp_path / "calls").exists()
+    unit.__opts__["test"] = False
+    ret = unit.stopped("old.timer")
+    assert ret["result"] is True and ret["changes"] == {"old.timer": {"old": "on", "new": "off"}}
+    assert unit.calls() == ["disable --now -- old.timer"]
+    unit.says("", 1)
+    assert (unit.stopped("old.timer")["result"], unit.stopped("old.timer")["changes"]) == (False, {})

@@ -14,6 +14,8 @@ SMALL = 1 << 20
 DEPLOY_WAIT = 1800
 # How often media that change while restic reads them are taken again.
 ROUNDS = 3
+# How long dumps between the nights stay.
+KEEP_DUMPS = "2d"
 
 
 def held_before(site, config):
@@ -21,7 +23,8 @@ def held_before(site, config):
     known = journal.recorded(site.slug).get("good")
     if known:
         return known
-    return (repository.snapshots(config, site, make=True) or [{}])[-1]
+    full = [each for each in repository.snapshots(config, site, make=True) if each["kind"] == "full"]
+    return (full or [{}])[-1]
 
 
 def shrunk(site, last, dump, tables, count):
@@ -41,29 +44,46 @@ def shrunk(site, last, dump, tables, count):
             )
 
 
-def run(site, accept_smaller=False):
+def run(site, accept_smaller=False, between=False):
     """
     Back up one site. Returns its record; raises Failed, and then the repository is as it was.
+
+    between: the database alone, between the nights.
     """
     config = host.backup()
     began = time.time()
     staging = f"{site.root}/backups/staging"
     try:
-        summary = _run(site, config, staging, accept_smaller)
+        summary = _run(site, config, staging, accept_smaller, between)
+        _forget_dumps(config, site)
     except (Failed, OSError) as exc:
         sentence = str(exc) if isinstance(exc, Failed) else f"{exc}. Try: df -h {site.root}"
-        sentence = f"The backup of {site.slug} on {host.name()} failed: {sentence}"
+        what = "dump between the nights" if between else "backup"
+        sentence = f"The {what} of {site.slug} on {host.name()} failed{_at_stake(site)}: {sentence}"
         with contextlib.suppress(OSError):
             journal.record(site.slug, failed={"at": text.now(), "reason": sentence})
         raise Failed(sentence) from None
     finally:
         files.remove_tree(staging)
     summary["seconds"] = round(time.time() - began, 1)
-    journal.record(site.slug, good=summary, failed=None)
+    journal.record(site.slug, **({"dumped": summary} if between else {"good": summary, "failed": None}))
     return summary
 
 
-def _run(site, config, staging, accept_smaller):
+def _at_stake(site):
+    minutes = journal.loss(site.slug)
+    return "" if minutes is None else f", and a loss now would cost {minutes} minutes"
+
+
+def _forget_dumps(config, site):
+    """What is older than two days has its nights."""
+    repository.restic(
+        config, "forget", "--tag", f"{repository.BETWEEN}={site.slug}", "--host", host.name(), "--group-by", "host",
+        "--keep-within", KEEP_DUMPS,
+    )  # fmt: skip
+
+
+def _run(site, config, staging, accept_smaller, between):
     if not os.path.isdir(f"{site.root}/backups"):
         raise Failed(f"there is no {site.root}/backups. Try: {host.command('state.apply')}")
     if not site.current:
@@ -78,17 +98,25 @@ def _run(site, config, staging, accept_smaller):
         space = postgres.size_of(site.name)
         if not space:
             raise Failed(f"there is no database {site.name}. Try: {host.command('state.apply')}")
-        files.rooms(_needs(site, config, staging, space, last.get("bytes", 0)), "a backup", host.name())
+        files.rooms(_needs(site, config, staging, space, last.get("bytes", 0), between), "a backup", host.name())
         began = text.now()
         held = pgdump.dump(site, dump + ".partial")
         shutil.copy2(site.variables(site.current), f"{staging}/env")
         # After the rows: a file that a row names is there before the row is.
-        media.freeze(f"{site.root}/media", f"{staging}/media")
+        if not between:
+            media.freeze(f"{site.root}/media", f"{staging}/media")
         release = site.current
     pgdump.verify(site, dump + ".partial", held)
-    listed = media.listing(f"{staging}/media", files.read_json(journal.media(site)))
+    listed = {} if between else media.listing(f"{staging}/media", files.read_json(journal.media(site)))
     if not accept_smaller:
-        shrunk(site, held_before(site, config), os.path.getsize(dump + ".partial"), len(held["tables"]), len(listed))
+        before = held_before(site, config)
+        shrunk(
+            site,
+            {**before, "files": 0} if between else before,
+            os.path.getsize(dump + ".partial"),
+            len(held["tables"]),
+            len(listed),
+        )
     os.rename(dump + ".partial", dump)
     manifest = {
         "site": site.slug, "host": host.name(), "at": began, "release": release,
@@ -96,8 +124,11 @@ def _run(site, config, staging, accept_smaller):
         "dump": {"bytes": os.path.getsize(dump), "sha256": media.checksum(dump)}, **held,
     }  # fmt: skip
     files.write_json(f"{staging}/manifest.json", manifest)
-    snapshot, listed = _still(site, config, staging, manifest, listed)
-    files.write_json(journal.media(site), listed)
+    if between:
+        snapshot = _stored(site, config, staging, manifest, listed, repository.BETWEEN)
+    else:
+        snapshot, listed = _still(site, config, staging, manifest, listed)
+        files.write_json(journal.media(site), listed)
     return {
         "at": began, "snapshot": snapshot[:8], "release": release, "dump": manifest["dump"]["bytes"],
         "tables": len(held["tables"]), "rows": sum(held["tables"].values()), "files": len(listed),
@@ -105,10 +136,10 @@ def _run(site, config, staging, accept_smaller):
     }  # fmt: skip
 
 
-def _needs(site, config, staging, space, before):
+def _needs(site, config, staging, space, before, between):
     """The bytes that a backup takes, by folder. space: of the database; before: of the last backup's media."""
-    needs, folder, size = [(staging, space)], site.path("media"), media.size(site)
-    if os.path.isdir(folder) and os.stat(folder).st_dev != os.stat(staging).st_dev:
+    needs, folder, size = [(staging, space)], site.path("media"), 0 if between else media.size(site)
+    if size and os.path.isdir(folder) and os.stat(folder).st_dev != os.stat(staging).st_dev:
         needs.append((staging, size))  # no links across filesystems: copies
     if repository.is_local(config):
         needs.append((config["repository"], space + max(0, size - before)))
@@ -145,11 +176,11 @@ def _detached(folder, names):
         os.rename(f"{folder}/{name}.goldenpath", f"{folder}/{name}")
 
 
-def _stored(site, config, staging, manifest, listed):
-    """Put the staged files into the repository. Returns the snapshot's id."""
+def _stored(site, config, staging, manifest, listed, kind=repository.FULL):
+    """Put the staged files into the repository. kind: the tag that says whose it is. Returns the snapshot's id."""
     files.write_json(f"{staging}/media.json", listed)
     tags = {
-        "site": site.slug, "release": manifest["release"], "sha": manifest["sha"], "dump": manifest["dump"]["bytes"],
+        kind: site.slug, "release": manifest["release"], "sha": manifest["sha"], "dump": manifest["dump"]["bytes"],
         "tables": len(manifest["tables"]), "files": len(listed), "bytes": sum(item[0] for item in listed.values()),
     }  # fmt: skip
     # The links have changed the files' ctime, and nothing else.
@@ -179,8 +210,9 @@ def prune():
     config = host.backup()
     keep = config["keep"]
     for site in sites.backed_up():
+        _forget_dumps(config, site)
         repository.restic(
-            config, "forget", "--tag", f"site={site.slug}", "--host", host.name(), "--group-by", "host",
+            config, "forget", "--tag", f"{repository.FULL}={site.slug}", "--host", host.name(), "--group-by", "host",
             "--keep-daily", str(keep["daily"]), "--keep-weekly", str(keep["weekly"]),
             "--keep-monthly", str(keep["monthly"]), make=True,
         )  # fmt: skip

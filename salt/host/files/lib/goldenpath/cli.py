@@ -51,6 +51,7 @@ def _picked(request, *names):
 _PERFORMED = {
     "deploy": lambda slug, asked: release.deploy(_site(asked, slug), **_picked(asked, "ref", "who", "wait")),
     "backup": lambda slug, asked: jobs.back_up(slug, **_picked(asked, "accept_smaller", "wait")),
+    "dump": lambda slug, asked: jobs.dump(slug, **_picked(asked, "wait")),
     "drill": lambda slug, asked: jobs.prove(slug, **_picked(asked, "snapshot", "wait")),
     "restore": lambda slug, asked: jobs.restored(slug, **_picked(asked, "snapshot", "keep_secret_key", "wait")),
     "settle": lambda slug, asked: settle.settle(_site(asked, slug), asked.get("restart", False)),
@@ -110,6 +111,7 @@ _VERBS = (
     ("rollback", "serve the last good release again, or the one that is named", None, verbs.do_rollback),
     ("maintenance", "show, put up or take down the maintenance page", None, verbs.do_maintenance),
     ("backup", "back up one site, or all", "?", verbs.do_backup),
+    ("dump", "back up the database alone of one site, or of all, as between the nights", "?", verbs.do_dump),
     ("drill", "prove that the newest snapshot can be restored", "?", verbs.do_drill),
     ("check", "prune the repository and read it over", "?", lambda a: jobs.check(a.wait)),
     ("list", "snapshots, the last backup and the last drill", "?", lambda a: jobs.listing(a.site)),
@@ -161,8 +163,8 @@ def _parser():
     made["deploy"].add_argument("ref", nargs="?", metavar="REF")
     made["rollback"].add_argument("--release", metavar="ID")
     made["rollback"].add_argument("--restore-database", action="store_true", help="with the dump from before, too")
-    for name in ("backup", "drill", "check", "plan", "restore", "rollback", "deploy"):
-        default = jobs.BUSY if name in ("backup", "drill", "check") else 0
+    for name in ("backup", "dump", "drill", "check", "plan", "restore", "rollback", "deploy"):
+        default = jobs.BUSY if name in ("backup", "dump", "drill", "check") else 0
         made[name].add_argument("--wait", type=int, default=default, metavar="SECONDS")
     made["restore"].add_argument("--confirm", metavar="SITE", help="the site's name once more")
     for name in ("drill", "plan", "restore"):

@@ -67,7 +67,7 @@ def run(site, snapshot=None):
     result = {"at": text.now(), "verdict": "bad"}
     try:
         clean(site)
-        result.update(_run(site, config, repository.chosen(config, site, snapshot)), verdict="good")
+        result.update(_run(site, config, repository.chosen(config, site, snapshot, full=True)), verdict="good")
     except (Failed, OSError, KeyError, ValueError) as exc:
         result["reason"] = (
             str(exc) if isinstance(exc, Failed) else f"{type(exc).__name__}: {exc}. Try: another snapshot"

@@ -28,6 +28,7 @@ def _site(site):
         "maintenance": site.maintenance() or None,
         "backup": (known.get("good") or {}).get("at"),
         "drill": (known.get("drilled") or {}).get("at"),
+        "loss": journal.loss(site.slug),
         "restoring": site.slug in journal.interrupted(),
         "memory": _memory(site),
         "queue": _queue(site) if live and site.celery["worker"] else None,
@@ -87,7 +88,7 @@ def _since(site, live):
 
 def table(found):
     """Sites as lines for a person; what is wrong is in words, with what to type."""
-    head = ("SITE", "RELEASE", "REF", "LIVE FOR", "MEMORY", "QUEUE", "TLS", "BACKUP", "DRILL", "STATE")
+    head = ("SITE", "RELEASE", "REF", "LIVE FOR", "MEMORY", "QUEUE", "TLS", "BACKUP", "DRILL", "LOSS", "STATE")
     lines = [head, *(_row(slug, each) for slug, each in sorted(found.items()))]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head) - 1)]
     rows = [
@@ -125,5 +126,6 @@ def _row(slug, each):
         "-" if each["memory"] is None else text.size(each["memory"]),
         "-" if each["queue"] is None else str(each["queue"]),
         "-" if each["certificate"] is None else text.duration(max(0, each["certificate"])),
-        ago(each["backup"]), ago(each["drill"]), "; ".join(state) or "up",
+        ago(each["backup"]), ago(each["drill"]),
+        "all" if each["loss"] is None else f"{each['loss']} min", "; ".join(state) or "up",
     )  # fmt: skip

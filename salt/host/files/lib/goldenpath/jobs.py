@@ -24,6 +24,13 @@ def back_up(slug, accept_smaller=False, wait=BUSY):
         return backup.run(site, accept_smaller)
 
 
+def dump(slug, wait=BUSY):
+    """Dump the database of one site into the repository, between the nights. wait: seconds."""
+    (site,) = sites.backed_up(slug)
+    with lock.of_backups("dump", wait):
+        return backup.run(site, between=True)
+
+
 def prove(slug, snapshot=None, wait=BUSY):
     """Drill one site. snapshot: another than the newest. wait: seconds."""
     (site,) = sites.backed_up(slug)
@@ -33,8 +40,8 @@ def prove(slug, snapshot=None, wait=BUSY):
 
 def each(verb, slug, request):
     """
-    ``backup`` or ``drill`` of one site, or of every site of the host: a unit for each, with a limit of its own. What
-    one of them meets does not keep the others from their turn.
+    ``backup``, ``dump`` or ``drill`` of one site, or of every site of the host: a unit for each, with a limit of its
+    own. What one of them meets does not keep the others from their turn.
     """
     results, faults = {}, []
     for site in sites.backed_up(slug):
@@ -75,7 +82,8 @@ def listing(slug=None):
         answer["sites"][site.slug] = {
             "snapshots": [{key: value for key, value in item.items() if key != "path"}
                           for item in repository.snapshots(config, site)],
-            "backup": known.get("good"), "failed": known.get("failed"), "drill": known.get("drill"),
+            "backup": known.get("good"), "dumped": known.get("dumped"), "failed": known.get("failed"),
+            "drill": known.get("drill"),
         }  # fmt: skip
     return answer
 

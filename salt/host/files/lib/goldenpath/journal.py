@@ -6,7 +6,7 @@ the journal of a restore, which says how far it is.
 import glob
 import os
 
-from . import files, host
+from . import files, host, text
 from .errors import Failed
 
 
@@ -27,6 +27,13 @@ def _record(name):
 def record(name, **changes):
     """Change a site's record; all may read it."""
     files.write_json(_record(name), {**recorded(name), **changes}, mode=0o644)
+
+
+def loss(name):
+    """Minutes of a database's life that a loss of it now would cost; None where it was never backed up."""
+    known = recorded(name)
+    ages = [text.age(each["at"]) for each in (known.get("good"), known.get("dumped")) if each]
+    return int(min(ages) // 60) if ages else None
 
 
 def since():

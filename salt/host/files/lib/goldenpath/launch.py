@@ -29,7 +29,7 @@ _RESTORING = (
     "OnFailure=goldenpath-alert@goldenpath-restore-{slug}.service.service",
 )  # fmt: skip
 _LIMITS = {
-    "deploy": _SERVING, "rollback": _SERVING, "settle": _SERVING, "backup": _BESIDE, "drill": _BESIDE,
+    "deploy": _SERVING, "rollback": _SERVING, "settle": _SERVING, "backup": _BESIDE, "dump": _BESIDE, "drill": _BESIDE,
     "restore": _RESTORING,
 }  # fmt: skip
 

@@ -88,6 +88,26 @@ def _link(name, descriptor, there, facts):
             os.utime(there, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
+def completed(site, path):
+    """What a restore fetched into ``media`` becomes what is there, with what was missing."""
+    brought, whole = f"{path}/media.missing", f"{path}/media"
+    os.rename(whole, brought)
+    freeze(site.path("media"), whole)
+    for name in listing(brought):
+        folder = os.path.dirname(name)
+        # A link of the site's leads to anywhere: what lay behind it stays away.
+        if not os.path.lexists(f"{whole}/{name}") and _is_within(whole, folder):
+            os.makedirs(f"{whole}/{folder}", exist_ok=True)
+            os.rename(f"{brought}/{name}", f"{whole}/{name}")
+    own(site, whole)
+
+
+def _is_within(whole, folder):
+    parts = folder.split("/") if folder else []
+    above = ["/".join([whole, *parts[: at + 1]]) for at in range(len(parts))]
+    return not any(os.path.islink(each) or os.path.isfile(each) for each in above)
+
+
 def stats(site):
     """Size and time of every file of a site's media, as ``listing`` has them."""
     folder = site.path("media")

@@ -18,6 +18,8 @@ CACHE = "/var/cache/goldenpath/restic"
 # What the host knows of the repository that it has used before.
 KNOWN = "/var/lib/goldenpath/backup/repository.state"
 WAIT = 600
+# What says whose a snapshot is: one with everything, or a dump between the nights, which nobody counts as one.
+FULL, BETWEEN = "site", "between"
 
 
 def _environment(config):
@@ -157,13 +159,11 @@ def snapshots(config, site, everywhere=False, make=False):
     A site's snapshots, newest last: this host's own, or where it has none, as after a disaster, any host's.
 
     everywhere: those of all hosts; make: see ``restic``.
-    Each is a dictionary: ``id``, ``time``, ``host``, ``age`` (seconds), ``release``, ``sha``, ``dump`` (bytes),
-    ``files``, ``bytes`` of media.
+    Each is a dictionary: ``id``, ``time``, ``host``, ``kind`` (``full``, or ``dump`` without media), ``age`` (seconds),
+    ``release``, ``sha``, ``dump`` (bytes), ``files``, ``bytes`` of media.
     """
-    found = []
-    for item in (
-        parsed(restic(config, "snapshots", "--json", "--no-lock", "--tag", f"site={site.slug}", make=make)) or []
-    ):
+    found, which = [], [word for key in (FULL, BETWEEN) for word in ("--tag", f"{key}={site.slug}")]
+    for item in parsed(restic(config, "snapshots", "--json", "--no-lock", *which, make=make)) or []:
         tags = dict(tag.split("=", 1) for tag in item.get("tags") or [] if "=" in tag)
         found.append(
             {
@@ -171,6 +171,7 @@ def snapshots(config, site, everywhere=False, make=False):
                 "time": re.sub(r"\.\d+", "", item["time"]),
                 "age": round(text.age(item["time"])),
                 "host": item["hostname"],
+                "kind": "dump" if BETWEEN in tags else "full",
                 "release": tags.get("release"),
                 "sha": tags.get("sha"),
                 "dump": int(tags.get("dump", 0)),
@@ -184,10 +185,13 @@ def snapshots(config, site, everywhere=False, make=False):
     return [item for item in found if everywhere or item["host"] == host.name()] or found
 
 
-def chosen(config, site, wanted=None):
-    """One snapshot of a site: the newest, or the one that is named, whichever host made it."""
+def chosen(config, site, wanted=None, full=False):
+    """
+    One snapshot of a site: the newest, or the one that is named, whichever host made it. full: the newest with media.
+    """
     newest = wanted in (None, "latest")
     known = snapshots(config, site, everywhere=not newest)
+    known = [each for each in known if not (full and newest) or each["kind"] == "full"]
     if not known:
         raise Failed(
             f"the repository {shown(config)} has no snapshot of {site.slug}. "
@@ -204,6 +208,13 @@ def chosen(config, site, wanted=None):
     raise Failed(
         f"{site.slug} has no snapshot {wanted}. The last ones: {last}. Try: {host.command()} goldenpath.backups"
     )
+
+
+def full_before(config, site, dump):
+    """The last snapshot with media that is no younger than a dump, of the dump's own host; the oldest one, or None."""
+    known = [each for each in snapshots(config, site, everywhere=True) if each["kind"] == "full"]
+    own = [each for each in known if each["host"] == dump["host"]] or known
+    return ([each for each in own if each["age"] >= dump["age"]] or own[:1] or [None])[-1]
 
 
 def fetch(config, snapshot, target, include=(), exclude=()):

@@ -14,6 +14,8 @@ from .errors import Failed
 
 # So many media files may differ from the list that was made with the snapshot: a site that wrote to them just then.
 FEW = 5
+# So many files are asked for by name: more are too long for a command.
+NAMED = 200
 
 
 def plan(site, wanted=None):
@@ -28,10 +30,11 @@ def plan(site, wanted=None):
         path = repository.fetch(config, snapshot, target, include=[f"{staged}/manifest.json", f"{staged}/media.json"])
         manifest = drill.manifest_of(site, path)
         listed = files.read_json(f"{path}/media.json")
+        dump = snapshot["kind"] == "dump"
     finally:
         files.remove_tree(target)
     now = pgdump.counts(site, site.name) if postgres.exists(site.name) else {}
-    there = media.stats(site)
+    there = {} if dump else media.stats(site)
     changed = [f"{table}: {rows} rows now, {manifest['tables'].get(table, 'not')} then"
                for table, rows in sorted(now.items()) if manifest["tables"].get(table) != rows]  # fmt: skip
     changed += [
@@ -43,7 +46,7 @@ def plan(site, wanted=None):
     missing = sum(1 for name in listed if name not in there)
     return {
         "site": site.slug, "snapshot": snapshot["id"], "time": snapshot["time"], "age": snapshot["age"],
-        "from": manifest["host"],
+        "from": manifest["host"], "kind": snapshot["kind"],
         "release": manifest["release"], "sha": manifest["sha"], "live": site.current,
         "dump": snapshot["dump"],
         "rows": sum(manifest["tables"].values()), "files": len(listed), "bytes": snapshot["bytes"],
@@ -55,11 +58,18 @@ def told(facts):
     """A plan in words."""
     changed = facts["changed_tables"]
     lost = "; ".join(changed[:6]) + (f"; {len(changed) - 6} more tables" if len(changed) > 6 else "")
-    return (
+    base = (
         f"{facts['site']} would become what it was at {facts['time']}, {text.duration(facts['age'])} ago: snapshot "
-        f"{facts['snapshot']} of {facts['from']}, {facts['rows']} rows "
-        f"({text.size(facts['dump'])}) and {facts['files']} media files ({text.size(facts['bytes'])}). "
-        f"What came since is lost: {lost or 'no table has another number of rows'}; "
+        f"{facts['snapshot']} of {facts['from']}, {facts['rows']} rows ({text.size(facts['dump'])})"
+    )
+    lost = f"What came since is lost: {lost or 'no table has another number of rows'}"
+    if facts["kind"] == "dump":
+        return (
+            f"{base}, a dump between the nights. {lost}; media stay, and those that are missing come from the last "
+            "snapshot before that has them"
+        )
+    return (
+        f"{base} and {facts['files']} media files ({text.size(facts['bytes'])}). {lost}; "
         f"{facts['added_files']} media files that are newer and {facts['missing_files']} that are missing now"
     )
 
@@ -99,6 +109,8 @@ def run(site, wanted=None, keep_secret_key=False):
         stopped = time.time()
         heal.stop(site)
         _safety(site, done)
+        if snapshot["kind"] == "dump":
+            media.completed(site, path)
         _exchange(site, path, drill.secrets(path), keep_secret_key, done)
         units.resume(site, release)
         health.prove(site, release, "The restored site", stopped)
@@ -178,7 +190,10 @@ def _prepare(site, config, snapshot, release, done):
     done["notes"] += [f"{word} are not in a backup: set them again" for word in postgres.unsaved(site)]
     path = repository.fetch(config, snapshot, target)
     manifest = drill.load(site, path, name)
-    listed = files.read_json(f"{path}/media.json")
+    if snapshot["kind"] == "dump":
+        listed = _missing(site, config, snapshot, path, done)
+    else:
+        listed = files.read_json(f"{path}/media.json")
     os.makedirs(f"{path}/media", exist_ok=True)
     wrong = media.differences(listed, media.listing(f"{path}/media"))
     if len(wrong) > max(FEW, len(listed) // 100):
@@ -204,6 +219,35 @@ def _prepare(site, config, snapshot, release, done):
         manifest=manifest["at"],
     )
     return path
+
+
+def _missing(site, config, dump, path, done):
+    """
+    Bring the media that are not there from the last snapshot before a dump that has media. Returns their list, as
+    ``media.listing`` has it.
+    """
+    full = repository.full_before(config, site, dump)
+    if not full:
+        done["notes"].append("a dump has no media, and no snapshot of before has any: they are as they were")
+        return {}
+    staged, there = repository.escaped(full["path"]), media.stats(site)
+    target = files.fresh(f"{site.root}/backups/restore/media.from")
+    found = repository.fetch(config, full, target, include=[f"{staged}/media.json"])
+    missing = {name: each for name, each in files.read_json(f"{found}/media.json").items() if name not in there}
+    done["notes"].append(
+        f"a dump has no media: {len(missing)} that were missing are those of snapshot {full['id']}, {full['time']}, "
+        "the others are as they were"
+    )
+    if missing:
+        needed = sum(each[0] for each in missing.values())
+        files.rooms([(target, needed)], "a restore", host.name())
+        names = [f"{staged}/media/{repository.escaped(name)}" for name in missing]
+        repository.fetch(config, full, target, include=names if len(names) <= NAMED else [f"{staged}/media"])
+        if os.path.isdir(f"{found}/media"):
+            os.rename(f"{found}/media", f"{path}/media")
+        for name in [name for name in media.listing(f"{path}/media") if name not in missing]:
+            os.unlink(f"{path}/media/{name}")
+    return missing
 
 
 def _safety(site, done):

@@ -82,6 +82,10 @@ def do_backup(arguments):
     return jobs.each("backup", arguments.site, {"accept_smaller": arguments.accept_smaller, "wait": arguments.wait})
 
 
+def do_dump(arguments):
+    return jobs.each("dump", arguments.site, {"wait": arguments.wait})
+
+
 def do_drill(arguments):
     return jobs.each("drill", arguments.site, {"snapshot": arguments.snapshot, "wait": arguments.wait})
 

@@ -1,5 +1,6 @@
 """What is told without anybody asking: what is overdue, restless, down, or would be soon."""
 
+import os
 import re
 import time
 
@@ -11,6 +12,8 @@ from .errors import Failed
 AGAIN = 6 * 3600
 # About what waits for a person; and how often what comes in days is looked at.
 RARELY, SLOW = 7 * 86400, 900
+# So many of the pillar's intervals without a dump.
+LATE = 3
 HEAL = "goldenpath-heal.service"
 WATCHED = (
     "sum-*.service",
@@ -103,10 +106,30 @@ def _overdue(site):
             if limit and hours > limit:
                 sentence = (
                     f"The last good {what} of {site.slug} on {host.name()} {word}, more than {limit} hours. "
-                    f"Try: {host.command(command, site.slug)}"
+                    f"{_cost(site) if key == 'good' else ''}Try: {host.command(command, site.slug)}"
                 )
                 yield sentence, refused
                 break
+    every = _seconds(config.get("every"))
+    last = (known.get("dumped") or {}).get("at")
+    # From when on the pillar wants them.
+    age = min(text.age(last or since), time.time() - os.stat(host.BACKUP).st_mtime) if every else 0
+    if age > LATE * every:
+        sentence = (
+            f"The last dump of {site.slug} on {host.name()} between the nights is {int(age // 60)} minutes old, and "
+            f"the pillar has one every {config['every']}. {_cost(site)}Try: journalctl -u goldenpath-dump -n 20"
+        )
+        yield sentence, False
+
+
+def _cost(site):
+    minutes = journal.loss(site.slug)
+    return "" if minutes is None else f"A loss now would cost {minutes} minutes. "
+
+
+def _seconds(every):
+    """An interval of the pillar, such as 1h; 0 where there is none."""
+    return int(every[:-1]) * {"m": 60, "h": 3600}[every[-1]] if every else 0
 
 
 def _restarts():

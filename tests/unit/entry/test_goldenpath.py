@@ -76,8 +76,8 @@ def test_every_verb_of_a_host_is_one_of_the_engines(operator):
     assert set(names) <= engine and set(names) >= {"ps", "logs", "manage", "psql", "env", "diff", "run", "health"}
     # What is for people there can be typed here; the rest is for timers and Salt, or has a way of its own.
     assert engine - set(names) - {"deploy"} == {
-        "redis", "releases", "rollback", "check", "plan", "restore", "heal", "watch", "fresh", "exchange", "export", "dump",
-        "restart-postgres", "door",
+        "redis", "releases", "rollback", "check", "plan", "restore", "heal", "watch", "fresh", "exchange", "export",
+        "restart-postgres", "door", "dump",
     }  # fmt: skip
     runners = (ROOT / "_runners/goldenpath.py").read_text()
     assert all(f"def {name}(" in runners for name in ("releases", "exposed", "drift", "inspect"))

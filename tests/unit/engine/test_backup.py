@@ -92,7 +92,11 @@ def test_a_site_without_a_release_is_not_backed_up(host, monkeypatch, capsys):
 def test_a_dump_between_the_nights_is_the_database_alone(host, monkeypatch):
     folder = host / "srv/sum/acme"
     os.symlink("releases/r", folder / "current")
-    (folder / ".env").write_text('DJANGO_SECRET_KEY="k"\n')
+    (folder / ".env").write_text('DJANGO_SECRET_KEY="of the pillar"\n')
+    (folder / "releases/r").mkdir(parents=True)
+    (folder / "releases/r/site.env").write_text('DJANGO_SECRET_KEY="of what serves"\n')
+    kept = []
+    monkeypatch.setattr(shutil, "copy2", lambda source, _: kept.append(pathlib.Path(source).read_text()))
     for module, name, value in (
         (heal, "heal", None), (postgres, "size_of", 1), (files, "rooms", None), (pgdump, "verify", None),
     ):  # fmt: skip
@@ -108,6 +112,7 @@ def test_a_dump_between_the_nights_is_the_database_alone(host, monkeypatch):
     done = backup.run(acme(), between=True)
     assert (done["snapshot"], done["rows"], done["files"]) == ("ab" * 4, 7, 0)
     stored, forgotten = calls
+    assert "of what serves" in kept[0]
     assert "between=acme" in stored and "site=acme" not in stored
     # Those of the last two days stay, and no night is counted among them.
     assert forgotten[forgotten.index("forget") :] == [

@@ -1403,6 +1403,14 @@ def test_secrets_of_every_release_are_secrets(host, changed):
     assert {"rotated-canary", SECRET} <= set(host.it.secrets())
 
 
+def test_a_change_that_nobody_serves_stays_owed_over_a_rollback(host, changed):
+    """What the pillar says is not in service, whichever release is gone back to."""
+    host.deploy()
+    write(host, "third.example")
+    host.rollback(changed[0])
+    assert mail(host, host.live) == "smtp.example" and settle.unsettled(host.it) == ["make a release of what changed"]
+
+
 @pytest.fixture
 def moving(host, changed):
     """The same, and the environment names another Redis."""

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from goldenpath import drill, files, heal, journal, manage, media, pgdump, postgres, repository, restore
+from goldenpath import drill, env, files, heal, journal, manage, media, pgdump, postgres, repository, restore
 from goldenpath.errors import Failed
 
 from .backups import CONFIG, acme
@@ -23,6 +23,27 @@ def test_an_exchange_keeps_the_old_environment_and_makes_missing_media(host, mon
     # Root's, and readable for the site alone.
     assert (folder / ".env").stat().st_mode & 0o777 == 0o640
     assert owner == [(0, 4712)] * 2 and (folder / "backups/env.old").stat().st_mode & 0o777 == 0o640
+
+
+def test_every_release_gets_the_key_and_loses_it_again(steps, owner):
+    """A release that is gone back to later signs as what was restored; and where it is put back, as before."""
+    folder = steps[0]
+    texts = {".env": "of the pillar", "releases/a/site.env": "of a", "releases/b/site.env": "new"}
+    for name, key in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f'A="1"\nDJANGO_SECRET_KEY="{key}"\n')
+    before = {name: (folder / name).read_text() for name in texts}
+    assert restore._key(acme(), "new") is True and restore._key(acme(), "new") is False
+    assert {env.read(folder / name)["DJANGO_SECRET_KEY"] for name in texts} == {"new"}
+    files.write_json(journal.path(acme()), {"phase": "stopped", "release": None})
+    heal.heal(acme())
+    assert {name: (folder / name).read_text() for name in texts} == before
+    # Once it is proven, nothing of the old keys is left.
+    restore._key(acme(), "new")
+    files.write_json(journal.path(acme()), {"phase": "proven"})
+    heal.heal(acme())
+    assert {env.read(folder / name)["DJANGO_SECRET_KEY"] for name in texts} == {"new"}
+    assert sorted(path.name for path in folder.rglob("*.old")) == []
 
 
 @pytest.fixture

@@ -170,16 +170,40 @@ def test_variables_and_no_secret(operator):
 
 
 def test_the_maintenance_page(operator):
-    said = operator("maintenance", SLUG, "on", "--text", "We <move>", "--until", "18:00")
-    assert "is up, put there by operator" in said and f"goldenpath maintenance {SLUG} off" in said
+    said = operator("maintenance", SLUG, "on", "--text", "We <move>", "--until", "2h")
+    until = re.search(r"put there by operator until (.*), when it goes down by itself", said)[1]
+    assert f"goldenpath maintenance {SLUG} off" in said
     code, page = operator.world.ask("/any/page/")
-    assert code == 503 and "<p>We &lt;move&gt; We are back at 18:00.</p>" in page
-    assert "visitors read the maintenance page" in operator("deploy", SLUG, "v1.0.0") + operator.err
+    assert code == 503 and f"<p>We &lt;move&gt; We are back at {until}.</p>" in page
+    told = operator("deploy", SLUG, "v1.0.0") + operator.err
+    assert f"visitors read the maintenance page, also after this, until {until}" in told
+    assert f"maintenance page by operator until {until}" in operator("ps")
+    units = "systemctl list-units --all --plain --no-legend 'goldenpath-maintenance-*'"
+    assert f"goldenpath-maintenance-{SLUG}.timer" in operator.world.sh(units)
     operator("maintenance", SLUG, "on")
+    assert operator.world.sh(units, check=False) == "", "it stays until somebody takes it down"
     assert "being looked after" in operator.world.ask("/")[1]
     assert operator.world.ask("/")[0] == 503 and "maintenance page by operator" in operator("ps")
     assert "is down: visitors reach the site" in operator("maintenance", SLUG, "off")
     assert operator.world.ask("/")[0] == 200
+
+
+def test_the_maintenance_page_goes_down_by_itself(operator):
+    """Also over a reboot."""
+    world = operator.world
+    at = int(world.sh("date +%s")) + 15
+    operator("maintenance", SLUG, "on", "--until", world.sh(f"date -u -d @{at} +%Y-%m-%dT%H:%M:%SZ"))
+    assert world.ask("/")[0] == 503
+    assert wait_for(lambda: world.ask("/")[0] == 200, 40, 0.5)
+    assert int(world.sh("date +%s")) >= at
+    left = f"ls /etc/systemd/system /var/lib/systemd/timers | grep maintenance-{SLUG}"
+    assert wait_for(lambda: world.sh(left, check=False) == "", 10, 0.5)
+    operator("maintenance", SLUG, "on", "--until", "1m")
+    at = int(world.sh("date +%s")) + 60
+    world.host.reboot()
+    assert wait_for(lambda: world.ask("/")[0] == 200, 120, 0.5)
+    assert int(world.sh("date +%s")) >= at - 1 and world.health() == (200, "ok")
+    assert wait_for(lambda: world.sh(left, check=False) == "", 10, 0.5)
 
 
 def test_what_is_pulled_can_be_used(operator):

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 
-from . import history, journal, redis_gate, signs, text, units
+from . import history, journal, maintenance, redis_gate, signs, text, units
 from . import site as sites
 
 # What Celery calls a queue where the site names none.
@@ -25,7 +25,7 @@ def _site(site):
         "ref": built["ref"] if built else None,
         "since": _since(site, live),
         "down": [each.partition(" ")[2] for each in down],
-        "maintenance": site.maintenance() or None,
+        "maintenance": maintenance.told(site) or None,
         "backup": (known.get("good") or {}).get("at"),
         "drill": (known.get("drilled") or {}).get("at"),
         "loss": journal.loss(site.slug),

@@ -5,7 +5,22 @@ import glob
 import os
 import shutil
 
-from . import activate, files, history, host, lock, preflight, progress, run, source, steps, text, units, venv
+from . import (
+    activate,
+    files,
+    history,
+    host,
+    lock,
+    maintenance,
+    preflight,
+    progress,
+    run,
+    source,
+    steps,
+    text,
+    units,
+    venv,
+)
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -40,7 +55,8 @@ def deploy(site, ref=None, who="unknown", wait=0):
             preflight.look(this)
         if site.maintenance() == sites.OPERATOR:
             this.notes.append(
-                f"visitors read the maintenance page, also after this. Try: goldenpath maintenance {site.slug} off"
+                f"visitors read the maintenance page, also after this{_until(site)}. "
+                f"Try: goldenpath maintenance {site.slug} off"
             )
         with this.step("clean"):
             steps.clean(this)
@@ -73,6 +89,11 @@ def deploy(site, ref=None, who="unknown", wait=0):
             prune(site)
         told.said = f"{lives(site.slug, record)}, environment {record['environment']}"
     return {**record, "steps": this.steps, "notes": this.notes, "before": before}
+
+
+def _until(site):
+    when = maintenance.until(site)
+    return f", until {maintenance.shown(when)}" if when else ""
 
 
 def lives(slug, record):

@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-from . import files, host, jobs, journal, lock, postgres, process, redis_gate, signs, text, units
+from . import files, host, jobs, journal, lock, maintenance, postgres, process, redis_gate, signs, text, units
 from . import site as sites
 from .errors import Failed, Refused
 
@@ -99,6 +99,7 @@ def remove(slug, backed_up=True):
         if os.path.isdir(site.root):
             stack.enter_context(lock.of_site(site, "its removal", WAIT))
         _visitors_first(site)
+        maintenance.forget(site)
         gone = units.retire(site)
         if what["redis"] != "own":
             _empty(what["redis"])

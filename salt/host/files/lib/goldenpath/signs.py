@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 
-from . import health, host, lock, postgres, process, redis_gate, text, units, visitor
+from . import health, host, lock, maintenance, postgres, process, redis_gate, text, units, visitor
 from .errors import Failed
 from .site import OURS
 
@@ -26,6 +26,8 @@ FULL = 90
 LIFE = 0.3
 # One answer that is late is no trouble yet.
 AGAIN_SECONDS = 5
+# A page whose time has come goes down at once, but for who works on the site.
+LATE = 120
 
 
 # Of a role's connections, in per cent; and how long one may keep others waiting, in seconds.
@@ -103,6 +105,12 @@ def _site(site):
         yield (
             f"The maintenance page of {site.slug} on {host.name()} is up, and no deploy works on it. "
             f"Try: the deploy again, or goldenpath maintenance {site.slug} off"
+        )
+    when = maintenance.until(site)
+    if when and when.timestamp() + LATE < time.time():
+        yield (
+            f"The maintenance page of {site.slug} on {host.name()} was to go down at {maintenance.shown(when)} and is "
+            f"up. Try: goldenpath maintenance {site.slug} off"
         )
     if site.maintenance():
         return

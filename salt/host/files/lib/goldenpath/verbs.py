@@ -14,6 +14,7 @@ from . import (
     jobs,
     launch,
     logs,
+    maintenance,
     manage,
     process,
     progress,
@@ -45,19 +46,30 @@ def do_releases(arguments):
 
 
 def do_maintenance(arguments):
-    words = arguments.text or (f"We are back at {arguments.until}." if arguments.until else None)
-    if words and arguments.until and arguments.until not in words:
-        words = f"{words} We are back at {arguments.until}."
-    if words and arguments.switch != "on":
-        raise Refused(f"Words are for a page that goes up. Try: goldenpath maintenance {arguments.site} on --text …")
-    who = page(sites.load(arguments.site), {"on": True, "off": False}.get(arguments.switch), words)
+    if arguments.due:
+        return maintenance.due(arguments.site)
+    words = arguments.text
+    if (words or arguments.until) and arguments.switch != "on":
+        raise Refused(
+            "Words and a time are for a page that goes up. "
+            f"Try: goldenpath maintenance {arguments.site} on --until 30m --text …"
+        )
+    site = sites.load(arguments.site)
+    when = maintenance.parsed(arguments.until) if arguments.until is not None else None
+    if when and arguments.until not in (words or ""):
+        words = " ".join(filter(None, [words, f"We are back at {maintenance.shown(when)}."]))
+    who = page(site, {"on": True, "off": False}.get(arguments.switch), words, when)
     if arguments.json:
-        return {"site": arguments.site, "maintenance": bool(who), "by": who or None}
+        until = maintenance.until(site)
+        return {"site": arguments.site, "maintenance": bool(who), "by": who or None,
+                "until": until and until.isoformat(timespec="seconds")}  # fmt: skip
     if not who:
         return f"The maintenance page of {arguments.site} is down: visitors reach the site"
+    itself = ", when it goes down by itself" if maintenance.until(site) else ""
     return (
-        f"The maintenance page of {arguments.site} is up, put there by {who}; the health path is still the site's own. "
-        f"Take it down: goldenpath maintenance {arguments.site} off"
+        f"The maintenance page of {arguments.site} is up, put there by {maintenance.told(site)}{itself}; the health "
+        f"path is still the site's own. Take it down{' earlier' if itself else ''}: "
+        f"goldenpath maintenance {arguments.site} off"
     )
 
 
@@ -172,12 +184,12 @@ def _who():
     return f"{os.environ.get('SUDO_USER') or os.environ.get('USER') or 'root'}@{host.name()}"
 
 
-def page(site, switch, words=None):
+def page(site, switch, words=None, when=None):
     site.provisioned()
     if switch is True:
-        site.maintenance_on(sites.OPERATOR, words)
+        maintenance.up(site, words, when)
     elif switch is False:
-        site.maintenance_off(sites.OPERATOR)
+        maintenance.down(site)
     return site.maintenance()
 
 

@@ -32,6 +32,20 @@ caddy-unit:
     - onchanges:
         - file: caddy-unit
 
+# A Caddy that runs is not restarted for it: `goldenpath ps` names it until its next start.
+caddy-sandbox:
+  file.managed:
+    - name: /etc/systemd/system/caddy.service.d/goldenpath-sandbox.conf
+    - source: salt://caddy/files/sandbox.conf
+    - makedirs: True
+    - mode: '0644'
+    - require:
+        - pkg: base-packages
+  module.run:
+    - name: service.systemctl_reload
+    - onchanges:
+        - file: caddy-sandbox
+
 caddy-sites-folder:
   file.directory:
     - name: /etc/caddy/sites
@@ -84,6 +98,7 @@ caddy-service:
     - name: caddy
     - require:
         - file: caddy-config
+        - module: caddy-sandbox
     - watch:
         - file: caddy-unit
 

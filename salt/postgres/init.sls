@@ -25,12 +25,27 @@ postgres-config:
     - require:
         - pkg: base-packages
 
+# A Postgres that runs is not restarted for it: `goldenpath ps` names it until its next start.
+postgres-sandbox:
+  file.managed:
+    - name: /etc/systemd/system/postgresql@{{ postgres.version }}-main.service.d/goldenpath-sandbox.conf
+    - source: salt://postgres/files/sandbox.conf
+    - makedirs: True
+    - mode: '0644'
+    - require:
+        - pkg: base-packages
+  module.run:
+    - name: service.systemctl_reload
+    - onchanges:
+        - file: postgres-sandbox
+
 postgres-service:
   unit.running:
     - name: postgresql@{{ postgres.version }}-main
     - require:
         - pkg: base-packages
         - file: postgres-config
+        - module: postgres-sandbox
 
 # Under the maintenance page where sites are live: nobody meets a database that is away.
 postgres-restart:

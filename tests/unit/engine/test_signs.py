@@ -134,6 +134,26 @@ def test_a_reboot_that_waits(well, tmp_path):
     assert sentence == "web1 has waited 3 days for a reboot, after updates. Try: systemctl reboot"
 
 
+def test_a_sandbox_that_waits_for_a_start(well, monkeypatch, tmp_path):
+    monkeypatch.setattr(signs, "PROC", str(tmp_path / "proc"))
+    monkeypatch.setattr(units, "show", lambda unit, name: {"caddy.service": "7"}.get(unit, "8"))
+    for pid, kept in (("7", "0"), ("8", "0")):
+        (tmp_path / "proc" / pid).mkdir(parents=True)
+        (tmp_path / "proc" / pid / "status").write_text(f"Name:\tx\nNoNewPrivs:\t{kept}\nSeccomp:\t0\n")
+    assert signs.pending() == []
+    for unit in ("caddy", "postgresql@17-main"):
+        folder = pathlib.Path(units.UNITS, f"{unit}.service.d")
+        folder.mkdir(parents=True)
+        (folder / signs.SANDBOX).touch()
+    caddy, postgresql = signs.pending()
+    assert caddy.startswith("caddy on web1 has a new sandbox") and "Try: systemctl restart caddy," in caddy
+    assert "Try: goldenpath restart-postgres postgresql@17-main," in postgresql
+    # In it by now; and one that does not run.
+    (tmp_path / "proc/7/status").write_text("NoNewPrivs:\t1\n")
+    shutil.rmtree(tmp_path / "proc/8")
+    assert signs.pending() == []
+
+
 # Certificates, from a real TLS server
 
 

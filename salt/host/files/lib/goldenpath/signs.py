@@ -4,6 +4,7 @@ shows them; what they need is asked of the host itself.
 """
 
 import contextlib
+import glob
 import os
 import re
 import socket
@@ -18,6 +19,8 @@ OPENSSL, DU = "/usr/bin/openssl", "/usr/bin/du"
 # Longest that it is counted whose files they are.
 COUNT_SECONDS = 20
 REBOOT = "/run/reboot-required"
+# What Caddy's and Postgres' units get from this tree beside what they had.
+SANDBOX, PROC = "goldenpath-sandbox.conf", "/proc"
 # Where what a host writes lies; each filesystem counts once.
 PLACES = ("/", "/var", "/srv", "/var/lib/postgresql", "/var/lib/redis", "/var/log", "/tmp")  # noqa: S108
 # Per cent in use.
@@ -62,6 +65,27 @@ def standing():
         return []
     days = text.duration(time.time() - os.stat(REBOOT).st_mtime)
     return [f"{host.name()} has waited {days} for a reboot, after updates. Try: systemctl reboot"]
+
+
+def pending():
+    """Services that run without the sandbox that their unit has by now: it takes effect when they start."""
+    found = []
+    for path in sorted(glob.glob(f"{units.UNITS}/*.service.d/{SANDBOX}")):
+        unit = os.path.basename(os.path.dirname(path))[: -len(".service.d")]
+        if _free(units.show(f"{unit}.service", "MainPID")):
+            restart = "goldenpath restart-postgres" if unit.startswith("postgresql@") else "systemctl restart"
+            found.append(
+                f"{unit} on {host.name()} has a new sandbox, in which it will be after its next start, with a reboot "
+                f"at the latest. Try: {restart} {unit}, in a quiet hour"
+            )
+    return found
+
+
+def _free(pid):
+    """Whether a process may still gain privileges, which in a sandbox nothing may; one that is gone may not."""
+    with contextlib.suppress(OSError), open(f"{PROC}/{pid}/status", encoding="utf-8") as stream:
+        return "NoNewPrivs:\t0\n" in stream.read()
+    return False
 
 
 def _redis(sites):

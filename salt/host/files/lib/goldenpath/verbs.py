@@ -229,5 +229,6 @@ def do_ps(arguments):
     if arguments.json:
         return found
     every = sites.every()
-    wrong = [f"  {sentence}" for sentence in (*signs.now(every), *signs.slow(every), *signs.standing())]
+    told = (*signs.now(every), *signs.slow(every), *signs.standing(), *signs.pending())
+    wrong = [f"  {sentence}" for sentence in told]
     return "\n".join([facts.table(found), f"  {host.name()}: {facts.machine()}; engine {VERSION}", *wrong])

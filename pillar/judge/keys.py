@@ -12,7 +12,9 @@ SCHEMA = pathlib.Path(__file__).resolve().parents[1] / "schema.yaml"
 def load():
     import yaml
 
-    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    # The parser in C takes a tenth of the time, where libyaml is there; it is as safe.
+    quick = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(SCHEMA.read_text(encoding="utf-8"), Loader=quick)  # noqa: S506
 
 
 @functools.cache

@@ -8,6 +8,12 @@ import socket
 
 import pytest
 import salt.config
+import salt.fileclient
+import salt.fileserver
+import salt.loader.lazy
+import salt.pillar
+import salt.utils.path
+import salt.version
 
 from tests.conftest import ROOT
 from tests.render.compiler import PILLARS, configuration
@@ -115,6 +121,81 @@ def test_one_wrong_pillar_refuses_all(planner):
     assert "redis:enabled" in text or "redis: " in text
     assert "web2.example.net has no pillar: pillar/hosts/web2_example_net.sls" in text
     assert len(plan["errors"]) >= 3
+
+
+def named(host, number):
+    """A pillar's text that says whose it is in every way that Jinja has, and one by which a value could stay."""
+    return f"""
+redis: {{maxmemory: {100 + number}mb}}
+sites:
+  {host}:
+    domains: ["{{{{ opts['id'] }}}}.example", "{{{{ grains['id'] }}}}.example.net"]
+    repo: /srv/git/{{{{ salt['grains.get']('id') }}}}.git
+    ref: main
+    project: acme
+    redis: {{cache: 0, broker: 1}}
+    env: {{SEEN: "{{{{ pillar.get('sites', {{}}).keys() | join }}}}"}}
+    secrets: {{TOKEN: s3cr3t-of-{host}}}
+"""
+
+
+def test_pillars_of_several_hosts_stay_apart(planner):
+    """Differing, failing and secret ones in turn: each as by itself, and nothing of another host in it."""
+    hosts = {f"w{number}": named(f"w{number}", number) for number in range(4)}
+    hosts["w1"] = hosts["w1"].replace("ref: main", "ref: -f")
+    # It does not render, and breaks after half of it.
+    hosts["w2"] += "{{ nothing.at.all }}"
+    hosts["w4"] = ""
+    module = planner(hosts)
+    order = ["w0", "w1", "w2", "w3", "w4", "w0"]
+    alone = {host: module._pillar(host) for host in hosts}
+    together = module._pillars(order)
+    assert together == alone
+    assert [host for host in hosts if "_errors" in together[host]] == ["w1", "w2", "w4"]
+    for host, pillar in together.items():
+        assert not [other for other in hosts if other != host and re.search(rf"\b{other}\b", repr(pillar))], pillar
+    site = together["w3"]["sites"]["w3"]
+    assert site["domains"] == ["w3.example", "w3.example.net"] and site["repo"] == "/srv/git/w3.git"
+    assert site["env"] == {"SEEN": ""} and site["secrets"] == {"TOKEN": "s3cr3t-of-w3"}
+    assert together["w3"]["goldenpath_secrets"] == ["s3cr3t-of-w3"]
+    # What one host's pillar is changed by reaches no other.
+    together["w0"]["sites"].clear()
+    assert together["w3"]["sites"] and module._pillars(["w0"])["w0"] == alone["w0"]
+
+
+def test_names_of_files_are_looked_up_once_for_all_hosts_and_anew_for_the_next_plan(planner, monkeypatch):
+    module = planner({f"w{number}": named(f"w{number}", number) for number in range(3)})
+    walked, served = [], []
+    walk, serve = salt.utils.path.os_walk, salt.fileserver.FSChan.__init__
+    monkeypatch.setattr(salt.utils.path, "os_walk", lambda *args, **more: walked.append(args) or walk(*args, **more))
+    monkeypatch.setattr(salt.fileserver.FSChan, "__init__", lambda *args: served.append(args) or serve(*args))
+    before = [salt.fileclient.get_file_client, salt.loader.lazy.LazyLoader._refresh_file_mapping,
+              salt.pillar.Pillar._Pillar__gather_avail]  # fmt: skip
+    module._pillars(["w0", "w1", "w2"])
+    assert (len(walked), len(served)) == (1, 0)
+    module._pillars(["w0"])
+    assert len(walked) == 2
+    # Where Salt begins to do that by itself, _controller/plan_3008.py can go.
+    module._pillar("w0"), module._pillar("w1")
+    assert (len(walked), len(served)) == (4, 2)
+    assert before == [salt.fileclient.get_file_client, salt.loader.lazy.LazyLoader._refresh_file_mapping,
+                      salt.pillar.Pillar._Pillar__gather_avail]  # fmt: skip
+
+
+def test_another_salt_plans_in_its_own_way(planner, monkeypatch):
+    module = planner({"w0": named("w0", 0)})
+    monkeypatch.setattr(salt.version, "__version__", "3009.0")
+    served = []
+    serve = salt.fileserver.FSChan.__init__
+    monkeypatch.setattr(salt.fileserver.FSChan, "__init__", lambda *args: served.append(args) or serve(*args))
+    assert "_errors" not in module._pillars(["w0"])["w0"] and len(served) == 1
+
+
+def test_a_pillar_that_asks_for_a_file_gets_it(planner):
+    """The client that no pillar asks for comes to be where one does."""
+    text = named("w0", 0) + "\n{% set _ = salt['cp.list_master']() %}\n"
+    module = planner({"w0": text, "w1": named("w1", 1)})
+    assert module._pillars(["w0", "w1"]) == {host: module._pillar(host) for host in ("w0", "w1")}
 
 
 def test_a_wrong_pillar_of_another_host_is_none_of_its_business(planner):

@@ -3,11 +3,9 @@ What an orchestration is about to do, decided on the controller from the roster 
 hosts, which sites, and every reason to refuse, before the first connection.
 """
 
-import contextlib
 import getpass
-import hashlib
-import importlib.util
 import pathlib
+import runpy
 import socket
 
 import salt.client
@@ -72,29 +70,22 @@ def _pillars(hosts):
     """
     The pillars of many hosts, for which the names of Salt's and the pillar's files are looked up once.
     """
-    path = pathlib.Path(__file__).resolve().parent.parent / "_controller/plan_3008.py"
-    once = contextlib.nullcontext
-    # A master can have its modules elsewhere.
-    if path.exists():
-        spec = importlib.util.spec_from_file_location("goldenpath_plan_3008", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        once = module.shared
-    with once():
+    with _beside("_controller/plan_3008.py")["shared"]():
         return {host: _pillar(host) for host in hosts}
+
+
+def _beside(path):
+    """
+    A file of this checkout that no loader of Salt's loads.
+    """
+    return runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / path))
 
 
 def _shipped():
     """
     What ``saltutil.sync_all`` would send a minion, as its ``goldenpath.synced`` tells it.
     """
-    found = {}
-    for root in __opts__.get("file_roots", {}).get("base", ()):
-        for kind in ("modules", "states"):
-            for path in sorted(pathlib.Path(root, f"_{kind}").glob("*.py")):
-                # Of two roots that have it the first one's is sent.
-                found.setdefault(f"{kind}/{path.name}", hashlib.sha256(path.read_bytes()).hexdigest())
-    return found
+    return _beside("pillar/judge/shipped.py")["shipped"](__opts__.get("file_roots", {}).get("base", ()))
 
 
 def _unfit(hosts, seconds):

@@ -36,13 +36,13 @@ def _judge():
         )
         sys.modules[known] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[known])
-    return [importlib.import_module(f"{known}.{each}") for each in ("cross", "keys", "sentences", "words")]
+    return [importlib.import_module(f"{known}.{each}") for each in ("cross", "keys", "sentences", "shipped", "words")]
 
 
-cross, keys, sentences, words = _judge()
+cross, keys, sentences, shipped, words = _judge()
 
 # Keys that are Salt's, a deploy's or our own: no operator writes them, and they are not judged.
-FOREIGN = ("_errors", "goldenpath_deploy", "goldenpath_secrets")
+FOREIGN = ("_errors", "goldenpath_deploy", "goldenpath_modules", "goldenpath_secrets")
 # Per cent of a host's memory for each of its sites: neither takes what Redis, Postgres and the next one need.
 _SHARES = {1: 75, 2: 50}
 
@@ -90,7 +90,7 @@ def ext_pillar(minion_id, pillar, *_args, **_kwargs):
             f"{minion_id} cannot be validated, because the controller's Python lacks the package {exc.name};"
             " install it beside Salt with pip install -c constraints.txt jsonschema."
         ]
-    return {"_errors": errors} if errors else normalise(pillar)
+    return {"_errors": errors} if errors else {**normalise(pillar), **_modules()}
 
 
 def validate(pillar):
@@ -187,6 +187,17 @@ def _is_controller(minion_id):
     opts = globals().get("__opts__") or {}
     opts = opts.get("__master_opts__") or opts  # over salt-ssh the outer options are the host's
     return minion_id.endswith("_master") or (opts.get("__role") == "master" and opts.get("id") == minion_id)
+
+
+def _modules():
+    """
+    What a minion is to have of this checkout, for the state that looks whether it has. Over ssh all of it is sent with
+    every command.
+    """
+    opts = globals().get("__opts__") or {}
+    if "__master_opts__" in opts or (opts.get("goldenpath") or {}).get("transport") != "minion":
+        return {}
+    return {"goldenpath_modules": shipped.shipped((opts.get("file_roots") or {}).get("base", ()))}
 
 
 def _judged(pillar):

@@ -60,6 +60,37 @@ def ours(name, sites=()):
     return _ret(name, True, "Nothing of somebody else's is there; it is marked as ours", changes)
 
 
+def modules(name, shipped):
+    """
+    A minion uses the modules and states of its master's checkout, and no older ones. Nothing is changed.
+
+    name (str)
+        Only names the state.
+    shipped (dict)
+        The SHA-256 of each, as ``goldenpath.synced`` tells them.
+
+    .. code-block:: yaml
+
+        base-modules:
+          goldenpath.modules:
+            - name: modules
+            - shipped: {"modules/goldenpath.py": …}
+            - order: first
+            - failhard: True
+    """
+    have = __salt__["goldenpath.synced"]()
+    other = [each for each, digest in sorted(shipped.items()) if have.get(each) != digest]
+    if not other:
+        return _ret(name, comment="The modules are those of the master")
+    host = __grains__["id"]
+    more = f" and {len(other) - 1} more" if other[1:] else ""
+    return _ret(
+        name, False,
+        f"{host} has the modules of another checkout ({other[0]}{more}), and nothing was done. "
+        f"Try: salt {host} saltutil.sync_all; then this again",
+    )  # fmt: skip
+
+
 def sysctl(name, value, config, without):
     """
     A setting of the kernel, now and after a boot. A guest that shares its kernel, as in LXC or OpenVZ, may not set it:

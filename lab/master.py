@@ -149,6 +149,8 @@ class Master(Controller):
         config = {
             "master": self.address, "publish_port": publish_port, "master_port": ret_port, "id": id,
             "enable_fqdns_grains": False, "enable_gpu_grains": False, "acceptance_wait_time": 1,
+            # As docs/fleet.md has it.
+            "autoload_dynamic_modules": False,
         }  # fmt: skip
         host.write("/etc/salt/minion", yaml.safe_dump(config))
         host.write("/etc/systemd/system/salt-minion.service", UNIT)

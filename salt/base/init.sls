@@ -1,6 +1,19 @@
 # Managed by Golden Path. What every host has: the stack's packages, uv, clock, security updates.
 {%- from "base/map.jinja" import base with context %}
 
+{%- if pillar.goldenpath_modules is defined %}
+
+# A minion is not sent them at every run, which takes longer than the run itself: old ones are never used in silence.
+base-modules:
+  goldenpath.modules:
+    - name: modules
+    - shipped: {{ pillar.goldenpath_modules | tojson }}
+    - order: first
+    - failhard: True
+    - require_in:
+        - goldenpath: base-look
+{%- endif %}
+
 # Before the first change: a host, or a site, of somebody else is refused as a whole.
 base-look:
   goldenpath.ours:

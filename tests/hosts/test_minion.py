@@ -112,6 +112,30 @@ def test_apply_changes_nothing_on_a_host_that_salt_ssh_provisioned(fleet, words)
     assert changed == {}
 
 
+EXTMODS = "/var/cache/salt/minion/extmods"
+
+
+def test_old_modules_are_never_used_in_silence(fleet):
+    """A state.apply refuses them before it does anything, a deploy sends new ones; a run itself asks for none."""
+    world, before = fleet.world, fleet.world.state()
+    # It would be mended by a run that went on.
+    world.sh(f"echo '# old' >> {EXTMODS}/modules/sshd.py; rm {EXTMODS}/states/uv.py; chmod 700 /etc/goldenpath/sites")
+    status, states = fleet.salt("state.apply")
+    (answer,) = states.values()
+    assert status != 0 and answer["result"] is False
+    assert answer["comment"] == (
+        f"{fleet.name} has the modules of another checkout (modules/sshd.py and 1 more), and nothing was done. "
+        f"Try: salt {fleet.name} saltutil.sync_all; then this again"
+    )
+    assert world.sh("stat -c %a /etc/goldenpath/sites") == "700" and world.state() == before
+    assert world.sh(f"tail -n 1 {EXTMODS}/modules/sshd.py") == "# old"
+    status, output = fleet.deploy(site=SLUG)
+    assert status == 0, output
+    assert world.sh(f"tail -n 1 {EXTMODS}/modules/sshd.py; ls {EXTMODS}/states/uv.py").splitlines()[0] != "# old"
+    status, states = fleet.salt("state.apply")
+    assert status == 0 and world.sh("stat -c %a /etc/goldenpath/sites") == "755"
+
+
 def test_deploy_serves_the_new_commit_and_tells_each_step_while_it_runs(fleet):
     world = fleet.world
     sha = world.repository.commit("By a minion", {"NEWS": "minion\n"}, tag="v3.0.0")

@@ -254,3 +254,13 @@ def test_a_wrong_tree_is_refused(tmp_path, text):
 )
 def test_wrong_style_is_told(text, fault):
     assert any(fault in each for each in style_faults(text, host=True))
+
+
+def test_a_minion_looks_at_its_modules_before_anything_else():
+    pillar = {**PILLARS["example"], "goldenpath_modules": {"modules/goldenpath.py": "1"}}
+    compiled = compile_tree(grains("debian-13"), pillar)
+    assert compiled.faults == []
+    first, second = sorted(compiled.chunks, key=lambda chunk: chunk["order"])[:2]
+    assert [first["__id__"], second["__id__"]] == ["base-modules", "base-look"] and first["failhard"] is True
+    assert first["shipped"] == pillar["goldenpath_modules"]
+    assert "base-modules" not in repr(highstate("debian-13", "example").chunks)

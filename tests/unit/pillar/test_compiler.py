@@ -1,5 +1,6 @@
 """The pillar through Salt's own compiler: top.sls, the host's file, the external pillar. No host, no daemon."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -100,6 +101,27 @@ def test_example(compiled):
 def test_jinja_is_off_where_the_example_switches_it_off(compiled):
     pillar = compiled("web1", "#!yaml" + HOST.replace("s3cr3t-canary", "'a{{b{%c{#'"))
     assert pillar["sites"]["acme"]["secrets"] == {"TOKEN": "a{{b{%c{#"}
+
+
+@pytest.mark.parametrize("transport", ["minion", "ssh", None])
+def test_a_minion_is_told_what_it_is_to_have_of_the_checkout(checkout, compiled, transport):
+    config = yaml.safe_load((checkout / "config/master").read_text(encoding="utf-8"))
+    (checkout / "config/master").write_text(
+        yaml.safe_dump({**config, **({"goldenpath": {"transport": transport}} if transport else {})}), encoding="utf-8"
+    )
+    for kind in ("modules", "states", "grains"):
+        (checkout / f"salt/_{kind}").mkdir(parents=True)
+        (checkout / f"salt/_{kind}/a.py").write_bytes(b"a")
+    found = compiled("web1", HOST).get("goldenpath_modules")
+    digest = hashlib.sha256(b"a").hexdigest()
+    # Over ssh they come with every command.
+    assert found == ({"modules/a.py": digest, "states/a.py": digest} if transport == "minion" else None)
+    (checkout / "salt/_modules/a.py").write_bytes(b"b")
+    if found:
+        again = compiled("web1", pillar=compiled("web1", HOST), override={"goldenpath_deploy": {}})
+        assert "_errors" not in again
+        assert again["goldenpath_modules"]["modules/a.py"] == hashlib.sha256(b"b").hexdigest()
+    assert "goldenpath_modules" not in compiled("web1", "sites: 1")
 
 
 def test_bad_host(compiled):

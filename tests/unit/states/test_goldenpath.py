@@ -213,6 +213,28 @@ def test_a_guest_that_may_not_set_it_goes_on(load):
 
 
 @pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("have", "told"),
+    [
+        ({"modules/a.py": "1", "states/b.py": "2", "modules/own.py": "3"}, None),
+        ({"modules/a.py": "0", "states/b.py": "2"}, "modules/a.py"),
+        ({}, "modules/a.py and 1 more"),
+    ],
+)
+def test_a_minion_with_older_modules_refuses(states, dry, have, told):
+    states.answers("synced", have)
+    states.module.__opts__["test"] = dry
+    ret = states.modules("modules", {"modules/a.py": "1", "states/b.py": "2"})
+    assert (ret["result"], ret["changes"]) == (told is None, {})
+    assert ret["comment"] == (
+        f"web1 has the modules of another checkout ({told}), and nothing was done. "
+        "Try: salt web1 saltutil.sync_all; then this again"
+        if told
+        else "The modules are those of the master"
+    )
+
+
+@pytest.mark.parametrize("dry", [False, True])
 def test_a_host_of_somebody_is_refused_with_everything_found(states, dry):
     states.answers("unmarked", ["host", "acme"], module="foreign")
     states.answers("findings", ["Port 80 is held. Try: a", "Redis holds 4 keys. Try: b"], module="foreign")

@@ -10,6 +10,9 @@ what                             why                                            
 ``Terminal.close``               sleeps 0.2 s at the end of every connection of salt-ssh  3008.3
                                  also of one whose process has ended: more than a second
                                  of a deploy
+``Terminal.recv``                takes 1 KiB of an answer, then sleeps for 0.01 s          3008.3
+prompts in ``salt.client.ssh``   looks for them in time that grows with the square of a   3008.3
+                                 line's length: seconds for one of 60 KiB
 ``warn_until_close``             Salt warns about its own unclosed objects, after the     3008.3
                                  operator's answer and without any means to act on it
 ``salt.utils.minion.running``    one command of a checkout refuses another one for a     3008.3
@@ -35,13 +38,16 @@ import json
 import logging
 import os
 import pathlib
+import re
 import runpy
+import select
 import shlex
 import socket
 import sys
 import time
 
 import salt.client.ssh
+import salt.client.ssh.shell
 import salt.client.ssh.wrapper
 import salt.pillar
 import salt.transport.base
@@ -77,7 +83,12 @@ def patch():
     if salt.version.__version__.startswith("3008."):
         _wrap(salt.utils.event.SaltEvent, "connect_pull", _connect_pull)
         _wrap(salt.utils.vt.Terminal, "close", _close)
+        _wrap(salt.utils.vt.Terminal, "recv", _recv)
         _wrap(salt.utils.resource_warnings, "warn_until_close", _warn_until_close)
+        if _in_a_command():
+            for name, (theirs, ours) in _PROMPTS.items():
+                if getattr(salt.client.ssh.shell, name).pattern == theirs:
+                    setattr(salt.client.ssh.shell, name, re.compile(ours, re.MULTILINE))
         _wrap(salt.client.ssh.Single, "run", _run)
         _wrap(salt.utils.minion, "running", _running)
         _wrap(salt.pillar.Pillar, "render_pstate", _render_pstate)
@@ -139,6 +150,29 @@ def _close(theirs, self, terminate=True, kill=False):
             setattr(self, name, None)
     self.closed = True
     return None
+
+
+# What Salt looks for, and what finds the same in one pass: whatever stands before it may also be nothing.
+_PROMPTS = {
+    "SSH_PASSWORD_PROMPT_RE": (r"(?:.*)[Pp]assword(?: for .*)?:\s*$", r"[Pp]assword(?: for .*)?:\s*$"),
+    "KEY_VALID_RE": (r".*\(yes\/no(/\[fingerprint\])?\).*", r"\(yes\/no(/\[fingerprint\])?\)"),
+}
+
+# Characters of an answer that are taken at once, at the most.
+_AT_ONCE = 1 << 20
+
+
+def _recv(theirs, self, maxsize=None):
+    """What is there already is taken as a whole; what a prompt waits for comes no sooner and no later."""
+    if maxsize is not None:
+        return theirs(self, maxsize)
+    stdout, stderr = theirs(self, 1 << 16)
+    while stdout and len(stdout) < _AT_ONCE and self.child_fd and select.select([self.child_fd], [], [], 0)[0]:
+        more, errors = theirs(self, 1 << 16)
+        stdout, stderr = stdout + (more or ""), (stderr or "") + (errors or "")
+        if not more:
+            break
+    return stdout, stderr
 
 
 def _render_pstate(theirs, self, sls, *args, **kwargs):

@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from types import SimpleNamespace
 import pytest
 import salt._process_role
 import salt.client.ssh
+import salt.client.ssh.shell
 import salt.config
 import salt.payload
 import salt.pillar
@@ -37,6 +39,7 @@ from tests.conftest import ROOT
 PATCHED = [
     (salt.utils.event.SaltEvent, "connect_pull"),
     (salt.utils.vt.Terminal, "close"),
+    (salt.utils.vt.Terminal, "recv"),
     (salt.utils.resource_warnings, "warn_until_close"),
     (salt.client.ssh.Single, "run"),
     (salt.utils.minion, "running"),
@@ -176,6 +179,98 @@ def test_one_that_runs_is_ended_as_before(patches):
     terminal.close(terminate=True, kill=True)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+LONG = 'for i in $(seq 4000); do echo "$i äöü$i"; done'
+
+
+def received(script, answer=None):
+    """What salt-ssh's loop over a connection gives: the text, standard error, the exit status, how often it slept."""
+    shell = salt.client.ssh.shell.Shell({"_ssh_version": ""}, "web1", mods={"mods": "m" * 200})
+    slept = []
+    sleep = time.sleep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shell, "_split_cmd", lambda _: ["sh", "-c", script])
+        patch.setattr(salt.client.ssh.shell.time, "sleep", lambda seconds: slept.append(seconds) or sleep(seconds))
+        return (*shell._run_cmd("x"), len(slept))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"{LONG}; exit 3",
+        f"{LONG}; echo oh >&2; kill -9 $$",
+        "exit 0",
+        # What is sent in between, as modules are: asked for behind much text, and answered.
+        f"stty -echo; {LONG}; printf '_||ext_mods||_'; read -r it; echo \"got $it\"; {LONG} >&2",
+        f"{LONG}; printf '[sudo] password for x: '; read -r it; echo never",
+    ],
+)
+def test_an_answer_is_taken_as_a_whole_and_is_the_same(prompts, patches, script):
+    slow = received(script)
+    patches.patch()
+    quick = received(script)
+    # Salt leaves a \r where its kilobyte ends in the middle of a line's end.
+    clean = [[text.replace("\r", "") for text in told[:2]] for told in (slow, quick)]
+    assert clean[0] == clean[1] and quick[2] == slow[2]
+    assert quick[0].count("\r") <= slow[0].count("\r")
+    # Where Salt takes as much by itself, the patch can go.
+    assert slow[3] < 20 or quick[3] < slow[3] / 2
+
+
+PROMPTS = ["SSH_PASSWORD_PROMPT_RE", "KEY_VALID_RE"]
+
+
+@pytest.fixture
+def prompts(monkeypatch):
+    """Salt's own; put back afterwards."""
+    for name in PROMPTS:
+        monkeypatch.setattr(salt.client.ssh.shell, name, getattr(salt.client.ssh.shell, name))
+    return {name: getattr(salt.client.ssh.shell, name) for name in PROMPTS}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "root@web1's password: ", "Password:", "x\nroot@web1's password:\r\n", "Password for root@web1:",
+        "password: no\n",
+        "Are you sure you want to continue connecting (yes/no)? ", "(yes/no/[fingerprint])", "(yes/no/", "yes/no",
+        '{"a": "password:"}', "a password: \nb", "", "\n",
+    ],
+)  # fmt: skip
+def test_prompts_are_found_as_salt_finds_them(prompts, patches, text):
+    patches.patch()
+    for name, theirs in prompts.items():
+        ours = getattr(salt.client.ssh.shell, name)
+        assert ours is not theirs and bool(ours.search(text)) == bool(theirs.search(text))
+
+
+def test_a_long_line_costs_no_seconds(prompts, patches):
+    patches.patch()
+    began = time.process_time()
+    for name in PROMPTS:
+        assert not getattr(salt.client.ssh.shell, name).search("x" * 500_000)
+    assert time.process_time() - began < 1
+    # Where Salt does it in one pass by itself, the patch can go.
+    began = time.process_time()
+    assert not prompts["KEY_VALID_RE"].search("x" * 20_000)
+    assert time.process_time() - began > 0.1
+
+
+def test_another_prompt_of_salts_is_left_as_it_is(prompts, patches, monkeypatch):
+    other = re.compile("other")
+    monkeypatch.setattr(salt.client.ssh.shell, "KEY_VALID_RE", other)
+    patches.patch()
+    assert salt.client.ssh.shell.KEY_VALID_RE is other
+
+
+def test_an_answer_that_never_ends_is_given_in_parts(patches):
+    patches.patch()
+    terminal = salt.utils.vt.Terminal(["sh", "-c", "yes"], stream_stdout=False, stream_stderr=False)
+    time.sleep(0.2)
+    assert 0 < len(terminal.recv()[0]) <= patches._AT_ONCE + (1 << 16)
+    assert len(terminal.recv(10)[0]) <= 10
+    terminal.close(kill=True)
 
 
 def test_salt_still_sleeps_at_the_end_of_a_connection():

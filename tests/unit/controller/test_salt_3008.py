@@ -222,10 +222,13 @@ PROMPTS = ["SSH_PASSWORD_PROMPT_RE", "KEY_VALID_RE"]
 
 
 @pytest.fixture
-def prompts(monkeypatch):
-    """Salt's own; put back afterwards."""
+def prompts(monkeypatch, patches):
+    """Salt's own, as its source has them, whatever other tests patched; put back afterwards."""
+    source = inspect.getsource(salt.client.ssh.shell)
     for name in PROMPTS:
-        monkeypatch.setattr(salt.client.ssh.shell, name, getattr(salt.client.ssh.shell, name))
+        pattern = patches._PROMPTS[name][0]
+        assert f'{name} = re.compile(r"{pattern}"' in source
+        monkeypatch.setattr(salt.client.ssh.shell, name, re.compile(pattern, re.MULTILINE))
     return {name: getattr(salt.client.ssh.shell, name) for name in PROMPTS}
 
 

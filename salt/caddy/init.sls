@@ -10,6 +10,7 @@ include:
   - site
   - caddy.web
   - caddy.proven
+  - caddy.sandbox
 
 caddy-validate:
   file.managed:
@@ -31,20 +32,6 @@ caddy-unit:
     - name: service.systemctl_reload
     - onchanges:
         - file: caddy-unit
-
-# A Caddy that runs is not restarted for it: `goldenpath ps` names it until its next start.
-caddy-sandbox:
-  file.managed:
-    - name: /etc/systemd/system/caddy.service.d/goldenpath-sandbox.conf
-    - source: salt://caddy/files/sandbox.conf
-    - makedirs: True
-    - mode: '0644'
-    - require:
-        - pkg: base-packages
-  module.run:
-    - name: service.systemctl_reload
-    - onchanges:
-        - file: caddy-sandbox
 
 caddy-sites-folder:
   file.directory:

@@ -10,7 +10,7 @@ APT := python3-venv:/usr/share/doc/python3-venv redis-tools:/usr/bin/redis-cli g
   openssh-client:/usr/bin/ssh gcc:/usr/bin/gcc python3-dev:/usr/bin/python3-config
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab lint servers test-fast test-hosts test demo demo-info demo-down bench trial-upgrade trial-forky clean
+.PHONY: help setup lab lint servers test-fast test-hosts test demo demo-info demo-down bench trial-upgrade trial-forky trial-limits clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ servers: ## the servers that fast tests start for themselves; nothing runs after
 	  { echo "Installing postgresql, without a cluster"; $(SUDO) tests/install-postgres; }
 
 test-fast: setup servers ## all tests that need no host, about a minute
-	@$(BIN)/pytest -q tests/lint tests/unit tests/render tests/daemons
+	@$(BIN)/pytest -q -n 2 tests/lint tests/unit tests/render tests/daemons
 	@$(BIN)/python -m tests.pythons
 
 test-hosts: setup lab ## the tests on real systemd hosts, as root
@@ -66,6 +66,9 @@ trial-upgrade: setup lab ## a host of an old commit is taken over by this checko
 
 trial-forky: setup lab ## a host of Debian forky, which stands for Ubuntu 26.04: Python 3.14, Postgres 18, Redis 8
 	@$(ROOT)/pytest -q -x -p no:cacheprovider tests/trials/test_forky.py
+
+trial-limits: setup lab ## what a site may have of a host, tried to its end in a virtual machine beside a neighbour
+	@$(ROOT)/pytest -q -x -s -p no:cacheprovider tests/trials/test_limits.py
 
 clean: ## remove .venv and Salt's caches
 	rm -rf .venv .salt

@@ -27,8 +27,8 @@ def well(site, paths, monkeypatch, tmp_path):
     os.makedirs(hosts.SITES)
     pathlib.Path(hosts.SITES, f"{SLUG}.json").write_text(json.dumps({"slug": SLUG, "domains": ["acme.example"]}))
     state = SimpleNamespace(
-        pong=lambda slug: "PONG", own=[], answer={"status": "ok", "message": ""}, unsettled=[], disk=(50, 50), names=[],
-        site=site,
+        journal="", pong=lambda slug: "PONG", own=[], answer={"status": "ok", "message": ""}, unsettled=[],
+        disk=(50, 50), names=[], site=site,
     )  # fmt: skip
     monkeypatch.setattr(redis_gate, "own", lambda: state.own)
     monkeypatch.setattr(redis_gate, "answer", lambda *_, slug=None, **__: state.pong(slug))
@@ -36,6 +36,7 @@ def well(site, paths, monkeypatch, tmp_path):
     monkeypatch.setattr(health, "ask", lambda *_, **__: state.answer)
     monkeypatch.setattr(visitor, "names", lambda site: list(state.names))
     monkeypatch.setattr(units, "unsettled", lambda site: state.unsettled)
+    monkeypatch.setattr(units, "journalled", lambda *_, **__: state.journal)
     monkeypatch.setattr(signs, "AGAIN_SECONDS", 0)
     monkeypatch.setattr(signs, "REBOOT", str(tmp_path / "reboot"))
 
@@ -55,6 +56,16 @@ def told():
 
 def test_all_is_well(well):
     assert told() == signs.standing() == []
+
+
+def test_a_site_beyond_its_memory(well):
+    """As `make trial-limits` has it said by a real kernel."""
+    said = "A process of this unit has been killed by the OOM killer."
+    names = ("gunicorn@20260101T000000-a36bb00b", "run-812-1", "shop-celery", "2-celery")
+    well.journal = "\n".join(f"sum-{SLUG}-{name}.service: {said}" for name in names)
+    (found,) = told()
+    assert "was beyond its memory in the last hour: the kernel ended 2 of its processes" in found
+    assert f"the last one of sum-{SLUG}-run-812-1.service. Try: journalctl -u sum-{SLUG}-run" in found
 
 
 def refuse():

@@ -31,8 +31,9 @@ LIFE = 0.3
 AGAIN_SECONDS = 5
 # A page whose time has come goes down at once, but for who works on the site.
 LATE = 120
-
-
+# What systemd says of a unit that lost a process to the kernel: SD_MESSAGE_UNIT_OUT_OF_MEMORY (sd-messages(3)). It
+# counts for so many seconds.
+KILLED, KILLED_SECONDS = "MESSAGE_ID=fe6faa94e7774663a0da52717891d8ef", 3600
 # Of a role's connections, in per cent; and how long one may keep others waiting, in seconds.
 TAKEN, HELD_SECONDS = 90, 120
 _TAKING = """
@@ -51,7 +52,7 @@ def now(sites):
     found = [*_redis(live), *_postgres(live)]
     for site in live:
         found += _site(site)
-    return [*found, *_disks(sites)]
+    return [*found, *_memory(live), *_disks(sites)]
 
 
 def slow(sites):
@@ -157,6 +158,23 @@ def _site(site):
             f"{site.slug} on {host.name()} is {answer['status']} for visitors: {answer['message']}. "
             f"Try: goldenpath health {site.slug} --front"
         )
+
+
+def _memory(sites):
+    """Sites of which the kernel had to end something, because all of a site together has its limit."""
+    if not sites:
+        return
+    told = units.journalled("--since", f"@{int(time.time() - KILLED_SECONDS)}", KILLED, lines=1000)
+    for site in sites:
+        # Not those of a longer slug that begins with this one.
+        mine = re.compile(rf"({re.escape(site.name)}-[a-z0-9]+(-\d+)*(@[^:]*)?\.service): ")
+        found = [match[1] for match in map(mine.match, told.splitlines()) if match]
+        if found:
+            yield (
+                f"{site.slug} on {host.name()} was beyond its memory in the last hour: the kernel ended {len(found)} "
+                f"of its processes, the last one of {found[-1]}. Try: journalctl -u {found[-1]}, and "
+                "`limits: memory` in its pillar"
+            )
 
 
 def _disks(sites):

@@ -126,6 +126,26 @@ def test_other_names_lead_to_the_first(front):
     assert front.get(f"https://{OLD}/")[0] == 200
 
 
+def test_a_domain_is_renamed(front):
+    """As docs/day.md has it: both serve, then the old one leads to the new one."""
+    world = front.world
+    try:
+        for domains, door in (([DOMAIN, OLD], {}), ([OLD, DOMAIN], {"canonical": True})):
+            world.write_pillar(domains=domains, front=door)
+            states = world.apply()
+            assert {key: state for key, state in states.items() if state[0] is not True} == {}
+            assert front.get(f"https://{OLD}/")[0] == 200
+            code, headers, _ = front.get(f"https://{DOMAIN}/a?x=1")
+            assert (code, headers.get("location")) == ((308, f"https://{OLD}/a?x=1") if door else (404, None))
+        assert world.sh(f"grep ^SITE_DOMAIN= {ROOT}/.env") == f'SITE_DOMAIN="{OLD}"'
+        # What is at hand is asked by the new name: a deploy goes on as before.
+        status, output = world.deploy(ref="v1.0.0")
+        assert status == 0, output
+    finally:
+        world.write_pillar(domains=[DOMAIN, f"www.{DOMAIN}", OLD], front={})
+        world.apply()
+
+
 @pytest.mark.parametrize(
     ("asked", "place"),
     [

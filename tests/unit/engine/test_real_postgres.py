@@ -385,7 +385,7 @@ def test_who_takes_all_connections_and_who_keeps_others_waiting(pg, monkeypatch)
 
 def test_a_site_goes_with_its_live_database_and_its_roles(pg, acme, monkeypatch):
     """Nothing but its removal drops a database that is live; the neighbour's stays."""
-    monkeypatch.setattr(units, "retire", lambda site: [])
+    monkeypatch.setattr(units, "retire", lambda site, forget: [])
     monkeypatch.setattr(units, "systemctl", lambda *argv, **_: process.Done(0, "", ""))
     monkeypatch.setattr(removal, "_userdel", lambda name: None)
     pathlib.Path(host.SITES).mkdir()

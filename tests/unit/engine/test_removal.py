@@ -46,9 +46,10 @@ def acme(paths, monkeypatch):
     monkeypatch.setattr(postgres, "sql", sql)
     monkeypatch.setattr(process, "run", run)
     monkeypatch.setattr(process, "known", there.__contains__)
-    monkeypatch.setattr(units, "retire", lambda site: done.append(("retire", site.slug)) or ["a.service"])
+    monkeypatch.setattr(units, "retire", lambda site, forget: done.append(("retire", site.slug)) or ["a.service"])
     monkeypatch.setattr(units, "systemctl", lambda *argv, **_: done.append(argv) or process.Done(0, "", ""))
     monkeypatch.setattr(removal.redis_gate, "ask", lambda *commands, **_: done.append(("redis", commands)))
+    monkeypatch.setattr(removal.redis_gate, "answer", lambda *_, **__: "PONG")
     monkeypatch.setattr(removal.redis_gate, "PASSWORD", str(paths / "redis-password"))
 
     def each(*_):
@@ -106,6 +107,27 @@ def test_nothing_goes_where_the_backup_does_not_succeed(acme, monkeypatch):
         removal.remove(SLUG)
     assert done == [] and pathlib.Path(site.root).exists()
     assert removal.remove(SLUG, backed_up=False)["snapshot"] is None and not pathlib.Path(site.root).exists()
+
+
+def test_nothing_goes_while_its_queue_cannot(acme, monkeypatch):
+    """What stays in the shared Redis would be the next owner's of its number."""
+    site, done = acme
+    monkeypatch.setattr(removal.redis_gate, "answer", lambda *_, **__: "Redis on web1 did not answer PONG: it is down")
+    with pytest.raises(Failed, match="Nothing was removed: Redis on web1 did not answer PONG"):
+        removal.remove(SLUG)
+    assert done == [] and pathlib.Path(site.root).exists()
+    monkeypatch.setattr(removal.redis_gate, "answer", lambda *_, **__: "PONG")
+
+    def breaks(*_, **__):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(removal.redis_gate, "ask", breaks)
+    with pytest.raises(Failed, match="acme is half removed: Redis on web1 does not answer any more"):
+        removal.remove(SLUG)
+    assert "drop" not in [each[0] for each in done]
+    monkeypatch.setattr(removal.redis_gate, "ask", lambda *commands, **_: done.append(("redis", commands)))
+    removal.remove(SLUG)
+    assert ("redis", (["SELECT", "4"], ["FLUSHDB"])) in done, "once more, and it is known which number"
 
 
 def test_one_that_never_was_live_has_nothing_to_back_up(acme):

@@ -55,7 +55,7 @@ def _places(site):
         f"/etc/redis/goldenpath-{slug}.conf", f"{redis_gate.PASSWORD}-{slug}", f"{STATE}/redis/{slug}",
         *journal.files_of(site), f"{host.RUN}/{slug}.progress", f"{RUN}/{site.name}",
         f"{RUN}/goldenpath-buffer/{slug}.sock", *glob.glob(f"/var/log/redis/redis-server-{slug}.log*"),
-        # Last: whoever goes on after a kill finds the names there.
+        # Last, as above.
         *_certificates(site), f"{host.SITES}/{slug}.json",
     ]  # fmt: skip
     return [place for place in places if os.path.lexists(place)]
@@ -89,6 +89,11 @@ def remove(slug, backed_up=True):
     """
     what = found(slug)
     site = sites.Site(slug, files.read_json(f"{host.SITES}/{slug}.json"))
+    if _numbers(what):
+        # What stays in a Redis that does not answer would be the next owner's of its number.
+        answer = redis_gate.answer(host.name(), again=host.apply_again)
+        if answer != "PONG":
+            raise Failed(f"Nothing was removed: {answer}")
     snapshot = None
     if what["live"] and backed_up:
         try:
@@ -100,9 +105,9 @@ def remove(slug, backed_up=True):
             stack.enter_context(lock.of_site(site, "its removal", WAIT))
         _visitors_first(site)
         maintenance.forget(site)
-        gone = units.retire(site)
-        if what["redis"] != "own":
-            _empty(what["redis"])
+        # Known until the end: whoever goes on after a kill asks there.
+        gone = units.retire(site, forget=False)
+        _empty(slug, _numbers(what))
         for name in what["databases"]:
             postgres.drop(name, live=True)
         for name in what["roles"]:
@@ -128,12 +133,20 @@ def _visitors_first(site):
         units.systemctl("reload", "caddy")
 
 
-def _empty(numbers):
+def _numbers(what):
+    return [number for number in what["redis"] if isinstance(number, int)] if what["redis"] != "own" else []
+
+
+def _empty(slug, numbers):
     """The site's databases in the shared Redis: nobody else has these numbers (the pillar's judge)."""
-    for number in numbers:
-        if isinstance(number, int):
-            with contextlib.suppress(ConnectionError):
-                redis_gate.ask(["SELECT", str(number)], ["FLUSHDB"])
+    try:
+        for number in numbers:
+            redis_gate.ask(["SELECT", str(number)], ["FLUSHDB"])
+    except ConnectionError as exc:
+        raise Failed(
+            f"{slug} is half removed: Redis on {host.name()} does not answer any more ({exc}), and keeps its queue. "
+            f"Try: goldenpath redis, then goldenpath remove {slug} --confirm {slug}"
+        ) from None
 
 
 def _userdel(name):

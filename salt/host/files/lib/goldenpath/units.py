@@ -338,8 +338,12 @@ def unsettled(site):
     return steps
 
 
-def retire(site):
-    """Stop a site for good: its units go, also at boot. Its folder, database and backups stay. Returns the units."""
+def retire(site, forget=True):
+    """
+    Stop a site for good: its units go, also at boot. Its folder, database and backups stay. Returns the units.
+
+    forget: what is known of it without a pillar goes, too (bool).
+    """
     stop(site, running(site))
     # Not those of a longer slug that begins with this one.
     own = re.compile(rf"{re.escape(site.name)}-[a-z][a-z0-9]*@?\.(service|socket|timer)")
@@ -351,5 +355,6 @@ def retire(site):
         os.unlink(f"{UNITS}/{name}")
     files.remove(f"{UNITS}/{site.slice}")
     systemctl("daemon-reload")
-    files.remove(f"{host.SITES}/{site.slug}.json")
+    if forget:
+        files.remove(f"{host.SITES}/{site.slug}.json")
     return found

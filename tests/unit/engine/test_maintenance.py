@@ -175,7 +175,7 @@ def test_a_site_that_is_removed_leaves_no_timer(acme, monkeypatch):
     maintenance.up(acme, None, maintenance.parsed("2h"))
     what = {"live": None, "databases": [], "roles": [], "users": [], "paths": [], "redis": "own"}
     monkeypatch.setattr(removal, "found", lambda slug: what)
-    monkeypatch.setattr(units, "retire", lambda site: [])
+    monkeypatch.setattr(units, "retire", lambda site, **_: [])
     removal.remove(acme.slug)
     assert made() == []
 

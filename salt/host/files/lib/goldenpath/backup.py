@@ -59,7 +59,9 @@ def run(site, accept_smaller=False, between=False):
     except (Failed, OSError) as exc:
         sentence = str(exc) if isinstance(exc, Failed) else f"{exc}. Try: df -h {site.root}"
         what = "dump between the nights" if between else "backup"
-        sentence = f"The {what} of {site.slug} on {host.name()} failed{_at_stake(site)}: {sentence}"
+        stake = journal.at_stake(site.slug)
+        failed = f"failed, and {stake}" if stake else "failed"
+        sentence = f"The {what} of {site.slug} on {host.name()} {failed}: {sentence}"
         with contextlib.suppress(OSError):
             journal.record(site.slug, failed={"at": text.now(), "reason": sentence})
         raise Failed(sentence) from None
@@ -68,11 +70,6 @@ def run(site, accept_smaller=False, between=False):
     summary["seconds"] = round(time.time() - began, 1)
     journal.record(site.slug, **({"dumped": summary} if between else {"good": summary, "failed": None}))
     return summary
-
-
-def _at_stake(site):
-    minutes = journal.loss(site.slug)
-    return "" if minutes is None else f", and a loss now would cost {minutes} minutes"
 
 
 def _forget_dumps(config, site):

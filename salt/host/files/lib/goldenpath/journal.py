@@ -36,6 +36,14 @@ def loss(name):
     return int(min(ages) // 60) if ages else None
 
 
+def at_stake(name):
+    """The same as the end of a sentence; empty where no backup was made yet."""
+    minutes = loss(name)
+    if minutes is None:
+        return ""
+    return f"a loss now would cost {f'{minutes} minutes' if minutes else 'less than a minute'}"
+
+
 def since():
     """When this host began to make backups, or None."""
     return files.read_json(f"{folder()}/since.state").get("at")

@@ -123,8 +123,8 @@ def _overdue(site):
 
 
 def _cost(site):
-    minutes = journal.loss(site.slug)
-    return "" if minutes is None else f"A loss now would cost {minutes} minutes. "
+    stake = journal.at_stake(site.slug)
+    return f"A{stake[1:]}. " if stake else ""
 
 
 def _seconds(every):

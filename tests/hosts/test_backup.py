@@ -305,7 +305,7 @@ def test_no_secret_is_to_be_seen(site):
             == ""
         )
         owned = site.sh(f"grep -rl -e '{secret}' /etc /srv/sum/{SLUG} 2>/dev/null; true").split()
-        assert {site.sh(f"stat -c %a {path}") for path in owned if not path.endswith("/.env")} <= {"600"}
+        assert {site.sh(f"stat -c %a {path}") for path in owned if not path.endswith(("/.env", "/site.env"))} <= {"600"}
     assert int(site.sh("grep -c restic /tmp/seen || true")) > 0
 
 

@@ -8,6 +8,7 @@ so that standard output stays what Salt's outputter makes of it.
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -170,6 +171,7 @@ def unreachable(roster, seconds):
     return faults
 
 
+@functools.cache
 def _reach():
     return runpy.run_path(str(pathlib.Path(__file__).resolve().parent.parent / "_controller" / "reach.py"))
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from . import supervisor
-from .common import LabError, run, unwind_on_signals
+from .common import LabError, install, unwind_on_signals
 from .machine import Lab
 
 # The command that shows that a package is there.
@@ -111,20 +111,8 @@ def _say(line):
 
 
 def _setup(options):
-    missing = [package for command, package in NEEDED.items() if not shutil.which(command, path=_path())]
-    if not pathlib.Path(ARCHIVE_KEYRING).exists():
-        missing.append("debian-archive-keyring")
-    if not missing:
+    if not install(NEEDED, {ARCHIVE_KEYRING: "debian-archive-keyring"}, _say):
         _say("All that the lab needs is installed.")
-        return
-    _say(f"Installing {', '.join(missing)} ...")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "update", "-q", env=environment)
-    run("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, env=environment)
-
-
-def _path():
-    return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 def _up(options):

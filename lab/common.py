@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -51,6 +52,29 @@ def run(*argv, check=True, input=None, timeout=None, **options):
         said = (done.stderr or done.stdout).strip().splitlines()
         raise LabError(f"`{' '.join(words)}` failed ({done.returncode}): {said[-1] if said else 'no output'}.")
     return done
+
+
+def install(needed, files, say):
+    """Install what this machine lacks.
+
+    needed
+        the package of each command (dict of str)
+    files
+        the package of each file (dict of str)
+    say
+        what is told of it (function of a str)
+
+    Returns the packages that were missing (list of str). Raises LabError when apt fails.
+    """
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    missing = [package for command, package in needed.items() if not shutil.which(command, path=path)]
+    missing += [package for each, package in files.items() if not pathlib.Path(each).exists()]
+    if missing:
+        say(f"Installing {', '.join(missing)} ...")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run("apt-get", "update", "-q", env=environment)
+        run("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, env=environment)
+    return missing
 
 
 def unwind_on_signals(children=lambda: ()):

@@ -148,12 +148,7 @@ class Host:
 
         Returns a list of words.
         """
-        return [
-            "ssh",
-            *("-i", str(KEY), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"),
-            *("-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "GlobalKnownHostsFile=/dev/null"),
-            *("-o", "StrictHostKeyChecking=yes", "-F", "/dev/null", "-p", "22", f"{user}@{self.address}"),
-        ]
+        return ssh_words(f"{user}@{self.address}", 22)
 
     def enter_command(self, command):
         """The machine's command that runs a command in it as root, also when sshd or its network is down.
@@ -337,6 +332,26 @@ class Host:
         run("rm", "-rf", "--one-file-system", self._folder)
         if not any(HOSTS.glob("*")):
             network.remove()
+
+
+def ssh_words(destination, port, *more):
+    """The ssh command by which the lab reaches a host: with its own key, and known hosts alone.
+
+    destination
+        user and address (str)
+    port
+        of its sshd (int)
+    more
+        further options (str)
+
+    Returns a list of words.
+    """
+    return [
+        "ssh",
+        *("-i", str(KEY), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"),
+        *("-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "GlobalKnownHostsFile=/dev/null"),
+        *("-o", "StrictHostKeyChecking=yes", "-F", "/dev/null", *more, "-p", str(port), destination),
+    ]
 
 
 def check_name(name):

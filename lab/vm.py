@@ -5,14 +5,13 @@ By emulation, which every machine can do and which is slow: for what nothing els
 
 import contextlib
 import ipaddress
-import os
 import pathlib
 import shlex
 import socket
 import subprocess
 
-from .common import CACHE, KEY, KNOWN_HOSTS, LabError, run, wait_for
-from .host import HOSTS
+from .common import CACHE, HOSTS, LabError, install, run, wait_for
+from .host import ssh_words
 
 NEEDED = {"qemu-system-x86_64": "qemu-system-x86", "mkfs.ext4": "e2fsprogs", "dpkg-deb": "dpkg"}
 BUSYBOX = pathlib.Path("/bin/busybox")
@@ -62,19 +61,7 @@ def setup(say):
     say
         what is told of it (function of a str)
     """
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    missing = [
-        package
-        for command, package in NEEDED.items()
-        if run("sh", "-c", f"command -v {command}", check=False, env={"PATH": path}).returncode
-    ]
-    if not BUSYBOX.exists():
-        missing.append("busybox-static")
-    if missing:
-        say(f"Installing {', '.join(missing)} ...")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run("apt-get", "update", "-q", env=environment)
-        run("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, env=environment)
+    install(NEEDED, {BUSYBOX: "busybox-static"}, say)
 
 
 def kernel():
@@ -188,12 +175,8 @@ class Vm:
 
         Returns a CompletedProcess (text). Raises LabError with its last line.
         """
-        command = [
-            "ssh", "-i", str(KEY), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-F", "/dev/null",
-            "-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "GlobalKnownHostsFile=/dev/null",
-            "-o", f"HostKeyAlias={self._record['address']}", "-o", "StrictHostKeyChecking=yes",
-            "-o", "ConnectTimeout=10", "-p", str(self._port), "root@127.0.0.1",
-        ]  # fmt: skip
+        alias = ("-o", f"HostKeyAlias={self._record['address']}", "-o", "ConnectTimeout=10")
+        command = ssh_words("root@127.0.0.1", self._port, *alias)
         return run(*command, f"sh -c {shlex.quote(line)}", check=check, timeout=timeout)
 
     def end(self):

@@ -6,6 +6,6 @@ Standard library only, Python 3.10 or newer. It never imports Salt: Salt's modul
 """
 
 # An older checkout leaves a newer engine where it is.
-VERSION = "0.3.40"
+VERSION = "0.3.41"
 # What a caller and an engine must have in common: raise it when a verb's request or answer changes its meaning.
 PROTOCOL = 1

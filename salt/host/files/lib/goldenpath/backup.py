@@ -55,7 +55,8 @@ def run(site, accept_smaller=False, between=False):
     staging = f"{site.root}/backups/staging"
     try:
         summary = _run(site, config, staging, accept_smaller, between)
-        _forget_dumps(config, site)
+        if between:
+            _forget_dumps(config, site)
     except (Failed, OSError) as exc:
         sentence = str(exc) if isinstance(exc, Failed) else f"{exc}. Try: df -h {site.root}"
         what = "dump between the nights" if between else "backup"

@@ -3,11 +3,8 @@ What changed for a site, its variables, secrets, workers or units, is a release:
 build, proven beside it and switched to as a deploy's.
 """
 
-import os
-
 from . import activate, history, progress, run, steps, text
 from . import release as releases
-from . import site as sites
 from .errors import Failed
 
 
@@ -40,11 +37,6 @@ def configure(site, held, who="state.apply"):
             activate.activate(this, release, sha, before)
         except Exception as exc:
             raise releases.failed(this, record, before, exc) from exc
-        site.maintenance_off(sites.OURS)
-        record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
-        history.add(site, record)
-        os.unlink(site.release(release, ".unfinished"))
-        with this.step("prune"):
-            releases.prune(site)
+        releases.finished(this, record)
         told.said = f"{releases.lives(site.slug, record)}, with what changed"
     return {**record, "steps": this.steps, "notes": this.notes, "before": before}

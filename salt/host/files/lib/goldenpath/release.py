@@ -81,14 +81,19 @@ def deploy(site, ref=None, who="unknown", wait=0):
             activate.activate(this, release, sha, before)
         except Exception as exc:
             raise failed(this, record, before, exc) from exc
-        site.maintenance_off(sites.OURS)
-        record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
-        history.add(site, record)
-        os.unlink(site.release(release, ".unfinished"))
-        with this.step("prune"):
-            prune(site)
+        finished(this, record)
         told.said = f"{lives(site.slug, record)}, environment {record['environment']}"
     return {**record, "steps": this.steps, "notes": this.notes, "before": before}
+
+
+def finished(this, record):
+    """A release that is live and was made just now goes into the history; what is older than is kept goes."""
+    this.site.maintenance_off(sites.OURS)
+    record.update(outcome="live", seconds=this.seconds(), steps=this.steps)
+    history.add(this.site, record)
+    os.unlink(this.site.release(record["release"], ".unfinished"))
+    with this.step("prune"):
+        prune(this.site)
 
 
 def _until(site):

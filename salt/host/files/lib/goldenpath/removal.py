@@ -55,7 +55,7 @@ def _places(site):
         f"/etc/redis/goldenpath-{slug}.conf", f"{redis_gate.PASSWORD}-{slug}", f"{STATE}/redis/{slug}",
         *journal.files_of(site), f"{host.RUN}/{slug}.progress", f"{RUN}/{site.name}",
         f"{RUN}/goldenpath-buffer/{slug}.sock", *glob.glob(f"/var/log/redis/redis-server-{slug}.log*"),
-        # Last, as above.
+        # Last: whoever goes on after a kill finds its names and numbers there.
         *_certificates(site), f"{host.SITES}/{slug}.json",
     ]  # fmt: skip
     return [place for place in places if os.path.lexists(place)]
@@ -105,7 +105,6 @@ def remove(slug, backed_up=True):
             stack.enter_context(lock.of_site(site, "its removal", WAIT))
         _visitors_first(site)
         maintenance.forget(site)
-        # Known until the end: whoever goes on after a kill asks there.
         gone = units.retire(site, forget=False)
         _empty(slug, _numbers(what))
         for name in what["databases"]:

@@ -46,17 +46,23 @@ def acme(paths, monkeypatch):
     monkeypatch.setattr(postgres, "sql", sql)
     monkeypatch.setattr(process, "run", run)
     monkeypatch.setattr(process, "known", there.__contains__)
-    monkeypatch.setattr(units, "retire", lambda site, forget: done.append(("retire", site.slug)) or ["a.service"])
     monkeypatch.setattr(units, "systemctl", lambda *argv, **_: done.append(argv) or process.Done(0, "", ""))
     monkeypatch.setattr(removal.redis_gate, "ask", lambda *commands, **_: done.append(("redis", commands)))
     monkeypatch.setattr(removal.redis_gate, "answer", lambda *_, **__: "PONG")
     monkeypatch.setattr(removal.redis_gate, "PASSWORD", str(paths / "redis-password"))
+
+    def retire(site, forget=True):
+        done.append(("retire", site.slug))
+        if forget:
+            files.remove(f"{host.SITES}/{site.slug}.json")
+        return ["a.service"]
 
     def each(*_):
         journal.record(SLUG, good={"snapshot": "1a2b3c4d"})
         done.append("backup")
         return {SLUG: {"snapshot": "1a2b3c4d"}}
 
+    monkeypatch.setattr(units, "retire", retire)
     monkeypatch.setattr(jobs, "each", each)
     return site, done
 
